@@ -40,11 +40,15 @@ constexpr std::array<Row, 23> rows = {{
     {Dtype::c128, 128, "C128", "complex128"},
 }};
 
-const Row& row(Dtype dtype) { return rows[static_cast<std::size_t>(dtype)]; }
+const Row& row(Dtype dtype) {
+  return rows[static_cast<std::size_t>(dtype)];
+}
 
 }  // namespace
 
-std::uint64_t bits(Dtype dtype) { return row(dtype).bits; }
+std::uint64_t bits(Dtype dtype) {
+  return row(dtype).bits;
+}
 
 std::uint64_t bytes(Dtype dtype) {
   if (bits(dtype) % 8 != 0) {
@@ -54,8 +58,12 @@ std::uint64_t bytes(Dtype dtype) {
   return bits(dtype) / 8;
 }
 
-std::string_view name(Dtype dtype) { return row(dtype).name; }
-std::string_view torch_name(Dtype dtype) { return row(dtype).torch; }
+std::string_view name(Dtype dtype) {
+  return row(dtype).name;
+}
+std::string_view torch_name(Dtype dtype) {
+  return row(dtype).torch;
+}
 
 std::optional<Dtype> dtype_of_name(std::string_view safetensors_name) {
   for (const Row& r : rows) {

@@ -9,8 +9,29 @@ namespace reshard {
 /// Element types, all that safetensors and torch know (containers.md section 1.3), in the order of
 /// the safetensors reference ("increasing alignment"; its writer sorts by it, descending).
 enum class Dtype : std::uint8_t {
-  boolean, f4, f6_e2m3, f6_e3m2, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz,
-  i16, u16, f16, bf16, i32, u32, f32, c64, f64, i64, u64, c128,
+  boolean,
+  f4,
+  f6_e2m3,
+  f6_e3m2,
+  u8,
+  i8,
+  f8_e5m2,
+  f8_e4m3,
+  f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  c64,
+  f64,
+  i64,
+  u64,
+  c128,
 };
 
 /// Bits of one element (4 for f4, 6 for f6, 8 for bool).

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/geometry.hpp"
+
+namespace reshard {
+
+/// The bytes of the source's files that are needed, one behind the other, in even shares.
+class SourceShares {
+ public:
+  SourceShares() = default;
+  SourceShares(const Geometry& geometry, int ranks);
+  /// Rank that reads byte `at` of a file; the byte must be one that is needed.
+  [[nodiscard]] int owner(std::uint32_t file, std::uint64_t at) const;
+  /// Byte of the file at which the share of the next rank begins, if no gap lies before it.
+  [[nodiscard]] std::uint64_t next_border(std::uint32_t file, std::uint64_t at) const;
+  /// How far a byte lies within its owner's share, in units of 2^-32.
+  [[nodiscard]] std::uint64_t progress(std::uint32_t file, std::uint64_t at) const;
+
+ private:
+  struct Stretch {
+    std::uint32_t file = 0;
+    std::uint64_t first = 0, last = 0;  ///< bytes of the file
+    std::uint64_t before = 0;           ///< needed bytes ahead of it
+  };
+  [[nodiscard]] std::uint64_t place(std::uint32_t file, std::uint64_t at) const;
+
+  std::vector<Stretch> stretches_;
+  std::uint64_t ranks_ = 1, total_ = 0;
+};
+
+/// A piece of the source within one owner's part of it.
+struct OwnedPiece {
+  SourcePiece piece;
+  int owner = 0;
+};
+
+/// What has to move: a box from a source piece into a target tensor (DESIGN.md section 1).
+struct Slice {
+  std::uint32_t piece = 0;      ///< index into Plan::pieces
+  std::uint32_t target = 0;     ///< index into Geometry::tensors
+  std::uint32_t placement = 0;  ///< which of the target tensor's placements
+  Box box;                      ///< canonical
+  std::uint64_t from = 0;       ///< element in the source memory, from the piece's base
+  std::uint64_t to = 0;         ///< element in the target tensor
+  Dims from_stride, to_stride;  ///< in elements
+
+  [[nodiscard]] std::uint64_t elements() const { return box.elements(); }
+};
+
+/// Who reads what and who writes what (DESIGN.md section 4, Ownership). Plain data, a pure function
+/// of geometry and rank count; slices are enumerated from it tile by tile.
+struct Plan {
+  int ranks = 1;
+  SourceShares shares;
+  std::vector<OwnedPiece> pieces;          ///< sorted by tensor, then box; replicas left out
+  std::vector<std::uint32_t> first_piece;  ///< of each canonical tensor; one more at the end
+  std::vector<std::uint64_t> reach;        ///< largest extent of dimension 0 among its pieces
+  std::vector<OwnedPiece> replicas;        ///< read only to be compared
+  std::vector<std::uint64_t> share_begin;  ///< first tile number of each target share; one more
+  std::vector<int> share_of;               ///< rank -> its share of the target tiles
+};
+
+/// Splits sources by bytes and targets by tiles evenly over ranks; shares are not yet relabelled.
+Plan make_plan(const Geometry& geometry, int ranks);
+
+/// Everything that must move into a tile, in a fixed order; the fill of elements that no slice
+/// covers is the writer's.
+std::vector<Slice> slices_of(const Geometry& geometry, const Plan& plan, Tile tile);
+
+/// Bytes of a slice on the way: packed in canonical order, in the target's dtype.
+std::uint64_t bytes_moved(const Geometry& geometry, const Slice& slice);
+
+/// Gives each rank the share of the target that it already holds most bytes of (COSTA's
+/// relabelling, greedy on sparse counts): `bytes_from[share]` lists (source rank, bytes).
+using Traffic = std::vector<std::pair<int, std::uint64_t>>;
+std::vector<int> relabel(const std::vector<Traffic>& bytes_from);
+
+/// Where a share's bytes come from, and in which order its tiles are worked on: tiles that draw on
+/// different source owners take turns, so that every round draws from all of them.
+struct ShareOrder {
+  std::vector<std::uint64_t> tiles;  ///< tile numbers, in working order
+  std::vector<Traffic> demand;       ///< of each of these tiles: (source rank, bytes)
+};
+ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share);
+
+/// A round: every rank's tiles at slots [first, last) of its order, of the ranks with
+/// rank % modulus == residue.
+struct Round {
+  std::uint64_t first = 0, last = 0;
+  int modulus = 1, residue = 0;
+  friend bool operator==(const Round&, const Round&) = default;
+};
+
+/// Groups slots into rounds. `heaviest(slot, modulus, residue)` is the most bytes that any rank has
+/// to send or receive in that slot; a round stays within `budget` as far as a single tile does.
+std::vector<Round> make_rounds(
+    std::uint64_t slots, int ranks, std::uint64_t budget,
+    const std::function<std::uint64_t(std::uint64_t slot, int modulus, int residue)>& heaviest);
+
+}  // namespace reshard
