@@ -1,0 +1,16 @@
+#include "formats/container/crc32.hpp"
+
+#include <zlib.h>
+
+namespace reshard::formats {
+
+std::uint32_t crc32_of(std::span<const std::byte> bytes) {
+  return static_cast<std::uint32_t>(
+      crc32_z(0, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
+}
+
+std::uint32_t crc32_shift(std::uint32_t crc, std::uint64_t bytes_after) {
+  return static_cast<std::uint32_t>(crc32_combine(crc, 0, static_cast<z_off_t>(bytes_after)));
+}
+
+}  // namespace reshard::formats

@@ -1,0 +1,428 @@
+#include "formats/container/pickle_machine.hpp"
+
+#include <charconv>
+#include <cstdio>
+
+#include "core/error.hpp"
+#include "formats/container/pickle_input.hpp"
+#include "formats/container/pickle_text.hpp"
+
+namespace reshard::formats {
+namespace {
+
+using Tag = PickleNode::Tag;
+
+constexpr NodeId none_id = 0, true_id = 1, false_id = 2, empty_tuple_id = 3;
+/// Far beyond any hash or seed, and cheap to print.
+constexpr std::uint64_t max_integer_bytes = 128;
+constexpr unsigned char highest_protocol = 5;
+
+Error malformed(const std::string& text) {
+  return {Kind::input, text};
+}
+
+/// Python 2's names of two modules, which protocol 2 uses, become those of Python 3.
+std::string global_name(std::string_view module, std::string_view name) {
+  if (module == "__builtin__") module = "builtins";
+  if (module == "copy_reg") module = "copyreg";
+  return std::string(module) + "." + std::string(name);
+}
+
+class Machine {
+ public:
+  Machine(std::span<const std::byte> bytes, const PickleLimits& limits)
+      : input_(bytes), limits_(limits) {
+    arena_.nodes.resize(4);
+    arena_.nodes[true_id] = {Tag::boolean, 1, 0, {}, {}};
+    arena_.nodes[false_id] = {Tag::boolean, 0, 0, {}, {}};
+    arena_.nodes[empty_tuple_id].tag = Tag::tuple;
+  }
+
+  PickleArena run() {
+    for (;;) {
+      const std::uint64_t at = input_.position();
+      const auto opcode = static_cast<unsigned char>(input_.number(1));
+      try {
+        if (opcode == '.') return finish();
+        if (!scalar(opcode) && !text(opcode) && !container(opcode) && !stack_or_memo(opcode) &&
+            !object(opcode)) {
+          throw malformed("not an opcode that checkpoints use");
+        }
+      } catch (const Error& error) {
+        char where[64];
+        std::snprintf(where, sizeof where, "pickle: opcode 0x%02x at byte %llu", opcode,
+                      static_cast<unsigned long long>(at));
+        throw error.in(where);
+      }
+    }
+  }
+
+ private:
+  PickleArena finish() {
+    arena_.top = pop();
+    if (!stack_.empty() || !marks_.empty()) throw malformed("values are left on the stack");
+    arena_.bytes = input_.position();
+    return std::move(arena_);
+  }
+
+  NodeId add(PickleNode node) {
+    if (arena_.nodes.size() >= limits_.nodes) {
+      throw malformed("more than " + std::to_string(limits_.nodes) + " values");
+    }
+    arena_.nodes.push_back(std::move(node));
+    return static_cast<NodeId>(arena_.nodes.size() - 1);
+  }
+
+  void push(NodeId id) { stack_.push_back(id); }
+  void push_node(PickleNode node) { push(add(std::move(node))); }
+  void push_integer(std::int64_t value) { push_node({Tag::integer, value, 0, {}, {}}); }
+  void push_real(double value) { push_node({Tag::real, 0, value, {}, {}}); }
+  void push_text(Tag tag, std::string value) { push_node({tag, 0, 0, std::move(value), {}}); }
+  void push_items(Tag tag, std::vector<NodeId> items) {
+    push_node({tag, 0, 0, {}, std::move(items)});
+  }
+
+  std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
+
+  NodeId top() const {
+    if (stack_.size() <= floor()) throw malformed("the stack is empty");
+    return stack_.back();
+  }
+
+  NodeId pop() {
+    const NodeId id = top();
+    stack_.pop_back();
+    return id;
+  }
+
+  std::vector<NodeId> pop_count(std::size_t count) {
+    if (stack_.size() - floor() < count) throw malformed("the stack is empty");
+    const auto begin = stack_.end() - static_cast<std::ptrdiff_t>(count);
+    std::vector<NodeId> items(begin, stack_.end());
+    stack_.erase(begin, stack_.end());
+    return items;
+  }
+
+  std::vector<NodeId> pop_mark() {
+    if (marks_.empty()) throw malformed("no mark on the stack");
+    std::vector<NodeId> items = pop_count(stack_.size() - marks_.back());
+    marks_.pop_back();
+    return items;
+  }
+
+  const PickleNode& node(NodeId id) const { return arena_.nodes[id]; }
+
+  void push_long(std::string_view little_endian) {
+    if (little_endian.size() > max_integer_bytes) throw malformed("an integer of too many bytes");
+    little_endian = shortest(little_endian);
+    if (const auto value = small_integer(little_endian)) return push_integer(*value);
+    push_text(Tag::big_integer, std::string(little_endian));
+  }
+
+  /// INT and LONG are lines of decimal text; "00" and "01" are protocol 0's booleans.
+  void push_decimal(std::string_view line, bool booleans) {
+    if (booleans && (line == "00" || line == "01")) return push(line == "01" ? true_id : false_id);
+    if (line.ends_with('L')) line.remove_suffix(1);
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), value);
+    if (error == std::errc{} && end == line.data() + line.size()) return push_integer(value);
+    push_long(integer_bytes(line));
+  }
+
+  bool scalar(unsigned char opcode) {
+    switch (opcode) {
+      case 'N':
+        push(none_id);
+        return true;
+      case 0x88:
+        push(true_id);
+        return true;
+      case 0x89:
+        push(false_id);
+        return true;
+      case 'J':
+        push_integer(input_.int32());
+        return true;
+      case 'K':
+        push_integer(static_cast<std::int64_t>(input_.number(1)));
+        return true;
+      case 'M':
+        push_integer(static_cast<std::int64_t>(input_.number(2)));
+        return true;
+      case 0x8a:
+        push_long(input_.take(input_.number(1)));
+        return true;
+      case 0x8b:
+        push_long(input_.take(input_.length32()));
+        return true;
+      case 'G':
+        push_real(input_.big_endian_double());
+        return true;
+      case 'I':
+        push_decimal(input_.line(), true);
+        return true;
+      case 'L':
+        push_decimal(input_.line(), false);
+        return true;
+      case 'F':
+        push_real(real_of_text(input_.line()));
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  void push_taken(Tag tag, std::uint64_t length) {
+    push_text(tag, std::string(input_.take(length)));
+  }
+
+  bool text(unsigned char opcode) {
+    switch (opcode) {
+      case 'X':
+        push_taken(Tag::text, input_.number(4));
+        return true;
+      case 0x8c:
+        push_taken(Tag::text, input_.number(1));
+        return true;
+      case 0x8d:
+        push_taken(Tag::text, input_.number(8));
+        return true;
+      case 'V':
+        push_text(Tag::text, unescape_unicode(input_.line()));
+        return true;
+      case 'T':
+        push_taken(Tag::text, input_.length32());
+        return true;
+      case 'U':
+        push_taken(Tag::text, input_.number(1));
+        return true;
+      case 'S':
+        push_text(Tag::text, unescape_string(input_.line()));
+        return true;
+      case 'B':
+        push_taken(Tag::bytes, input_.number(4));
+        return true;
+      case 'C':
+        push_taken(Tag::bytes, input_.number(1));
+        return true;
+      case 0x8e:
+        push_taken(Tag::bytes, input_.number(8));
+        return true;
+      case 0x96:
+        push_taken(Tag::bytes, input_.number(8));
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  /// The pairs of a dict or of an object that SETITEMS may extend.
+  std::vector<NodeId>& pairs_of(NodeId id) {
+    PickleNode& target = arena_.nodes[id];
+    if (target.tag == Tag::dict) return target.items;
+    if (target.tag == Tag::object) return object_of(target).pairs;
+    throw malformed("items are set in something that is no dict");
+  }
+
+  std::vector<NodeId>& list_of(NodeId id) {
+    PickleNode& target = arena_.nodes[id];
+    if (target.tag == Tag::list) return target.items;
+    if (target.tag == Tag::object) return object_of(target).list;
+    throw malformed("items are appended to something that is no list");
+  }
+
+  PickleObject& object_of(const PickleNode& target) {
+    return arena_.objects[static_cast<std::size_t>(target.integer)];
+  }
+
+  static void extend(std::vector<NodeId>& target, const std::vector<NodeId>& items) {
+    target.insert(target.end(), items.begin(), items.end());
+  }
+
+  static std::vector<NodeId> even(std::vector<NodeId> items) {
+    if (items.size() % 2 != 0) throw malformed("a key without a value");
+    return items;
+  }
+
+  bool container(unsigned char opcode) {
+    switch (opcode) {
+      case ')':
+        push(empty_tuple_id);
+        return true;
+      case 't':
+        push_items(Tag::tuple, pop_mark());
+        return true;
+      case 0x85:
+      case 0x86:
+      case 0x87:
+        push_items(Tag::tuple, pop_count(opcode - 0x84u));
+        return true;
+      case ']':
+        push_items(Tag::list, {});
+        return true;
+      case 'l':
+        push_items(Tag::list, pop_mark());
+        return true;
+      case '}':
+        push_items(Tag::dict, {});
+        return true;
+      case 'd':
+        push_items(Tag::dict, even(pop_mark()));
+        return true;
+      case 0x8f:
+        push_items(Tag::set, {});
+        return true;
+      case 0x91:
+        push_items(Tag::set, pop_mark());
+        return true;
+      case 'a':
+      case 'e': {
+        const std::vector<NodeId> items = opcode == 'a' ? pop_count(1) : pop_mark();
+        extend(list_of(top()), items);
+        return true;
+      }
+      case 's':
+      case 'u': {
+        const std::vector<NodeId> items = opcode == 's' ? pop_count(2) : even(pop_mark());
+        extend(pairs_of(top()), items);
+        return true;
+      }
+      case 0x90: {
+        const std::vector<NodeId> items = pop_mark();
+        if (node(top()).tag != Tag::set) throw malformed("items are added to no set");
+        extend(arena_.nodes[top()].items, items);
+        return true;
+      }
+      default:
+        return false;
+    }
+  }
+
+  std::uint64_t memo_index(std::string_view line) const {
+    std::uint64_t index = 0;
+    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), index);
+    if (error != std::errc{} || end != line.data() + line.size()) {
+      throw malformed("a memo index that is no number");
+    }
+    return index;
+  }
+
+  void get(std::uint64_t index) {
+    const auto found = memo_.find(index);
+    if (found == memo_.end()) throw malformed("memo " + std::to_string(index) + " is not set");
+    push(found->second);
+  }
+
+  bool stack_or_memo(unsigned char opcode) {
+    switch (opcode) {
+      case 0x80:
+        if (input_.number(1) > highest_protocol) throw malformed("protocol above 5");
+        return true;
+      case 0x95:
+        input_.number(8);
+        return true;
+      case '(':
+        marks_.push_back(stack_.size());
+        return true;
+      case '1':
+        pop_mark();
+        return true;
+      case '2':
+        push(top());
+        return true;
+      case '0':
+        if (!marks_.empty() && stack_.size() == marks_.back())
+          marks_.pop_back();
+        else
+          pop();
+        return true;
+      case 'q':
+        memo_[input_.number(1)] = top();
+        return true;
+      case 'r':
+        memo_[input_.number(4)] = top();
+        return true;
+      case 'p':
+        memo_[memo_index(input_.line())] = top();
+        return true;
+      case 0x94:
+        memo_.insert_or_assign(memo_.size(), top());
+        return true;
+      case 'h':
+        get(input_.number(1));
+        return true;
+      case 'j':
+        get(input_.number(4));
+        return true;
+      case 'g':
+        get(memo_index(input_.line()));
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  void call(NodeId callable, NodeId arguments) {
+    if (node(arguments).tag != Tag::tuple) throw malformed("arguments that are no tuple");
+    push_node({Tag::object, static_cast<std::int64_t>(arena_.objects.size()), 0, {}, {}});
+    arena_.objects.push_back({callable, arguments, PickleObject::no_state, {}, {}});
+  }
+
+  bool object(unsigned char opcode) {
+    switch (opcode) {
+      case 'c': {
+        const std::string_view module = input_.line(), name = input_.line();
+        push_text(Tag::global, global_name(module, name));
+        return true;
+      }
+      case 0x93: {
+        const std::vector<NodeId> names = pop_count(2);
+        if (node(names[0]).tag != Tag::text || node(names[1]).tag != Tag::text) {
+          throw malformed("a global whose name is no text");
+        }
+        push_text(Tag::global, global_name(node(names[0]).text, node(names[1]).text));
+        return true;
+      }
+      case 'R':
+      case 0x81: {
+        const std::vector<NodeId> parts = pop_count(2);
+        call(parts[0], parts[1]);
+        return true;
+      }
+      case 0x92: {
+        const std::vector<NodeId> parts = pop_count(3);
+        if (!node(parts[2]).items.empty()) throw malformed("an object made with keyword arguments");
+        call(parts[0], parts[1]);
+        return true;
+      }
+      case 'b': {
+        const NodeId state = pop();
+        if (node(top()).tag != Tag::object)
+          throw malformed("state for something that is no object");
+        object_of(node(top())).state = state;
+        return true;
+      }
+      case 'Q':
+        push_items(Tag::persistent, pop_count(1));
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  PickleInput input_;
+  const PickleLimits& limits_;
+  PickleArena arena_;
+  std::vector<NodeId> stack_;
+  std::vector<std::size_t> marks_;
+  std::unordered_map<std::uint64_t, NodeId> memo_;
+};
+
+}  // namespace
+
+PickleArena run_pickle(std::span<const std::byte> bytes, const PickleLimits& limits) {
+  if (bytes.size() > limits.bytes) bytes = bytes.first(limits.bytes);
+  return Machine(bytes, limits).run();
+}
+
+}  // namespace reshard::formats
