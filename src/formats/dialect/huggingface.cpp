@@ -1,0 +1,284 @@
+#include "formats/dialect/huggingface.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "core/error.hpp"
+#include "families/pattern.hpp"
+#include "families/record.hpp"
+#include "formats/container/torch_file.hpp"
+#include "formats/dialect/rows.hpp"
+#include "formats/file.hpp"
+
+namespace reshard::formats {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::uint64_t most_json = std::uint64_t{1} << 30;
+
+std::string_view single_name(WeightFiles files) {
+  return files == WeightFiles::safetensors ? "model.safetensors" : "pytorch_model.bin";
+}
+
+/// The weight files of a folder, in Transformers' order of preference; empty if there are none.
+std::vector<std::string> weight_files(const fs::path& folder, WeightFiles files) {
+  const std::string single(single_name(files));
+  if (fs::exists(folder / single)) return {single};
+  const fs::path index = folder / index_file_name(files);
+  if (!fs::exists(index)) return {};
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : read_weight_map(read_text(index, most_json), index)) {
+    names.insert(file);
+  }
+  for (const std::string& name : names) {
+    if (!fs::exists(folder / name)) {
+      throw Error(Kind::input, index.string() + ": its weight_map names " + name +
+                                   ", which is missing in " + folder.string());
+    }
+  }
+  return {names.begin(), names.end()};
+}
+
+/// The described tensors of one form of a family's rows. A row whose roles the model lacks but
+/// that the config asks for has no placements: it is filled with zeros.
+std::vector<StoredTensor> stored_tensors(const Rows& rows, const families::Record& record,
+                                         bool with_optional) {
+  std::vector<StoredTensor> tensors;
+  for (const families::Instance& instance : families::instances(rows.rows(), record)) {
+    if (instance.row->optional && !with_optional) continue;
+    const auto number = static_cast<std::size_t>(instance.row - rows.rows().data());
+    tensors.push_back(rows.stored(number, instance.name, {instance.layer, instance.expert}, {}));
+  }
+  return tensors;
+}
+
+struct Place {
+  std::size_t file;
+  const TensorEntry* entry;
+};
+using Places = std::map<std::string, Place>;
+
+/// All tensors of all files by name, with the prefix that files of a bare model leave out.
+Places tensors_by_name(const families::Family& family, const std::vector<FileIndex>& indices,
+                       const std::set<std::string>& wanted, Problems& problems) {
+  bool bare = !family.base.empty();
+  for (const FileIndex& index : indices) {
+    for (const TensorEntry& entry : index.tensors)
+      bare = bare && !entry.name.starts_with(family.base);
+  }
+  Places places;
+  for (std::size_t f = 0; f < indices.size(); ++f) {
+    for (const TensorEntry& entry : indices[f].tensors) {
+      const bool prefix = bare && wanted.count(family.base + entry.name) != 0;
+      const std::string name = prefix ? family.base + entry.name : entry.name;
+      const auto [at, is_new] = places.emplace(name, Place{f, &entry});
+      if (!is_new) {
+        problems.add(entry.name + ": lies in " + indices[at->second.file].path + " and in " +
+                     indices[f].path);
+      }
+    }
+  }
+  return places;
+}
+
+bool is_ignored(const families::Family& family, std::string_view name) {
+  return std::any_of(family.ignored.begin(), family.ignored.end(), [&](const std::string& p) {
+    return families::matches(p, name) || (name.starts_with(family.base) == false &&
+                                          families::matches(p, family.base + std::string(name)));
+  });
+}
+
+/// The form of the family's rows whose names fit the files best.
+std::vector<StoredTensor> fitting_form(const Source& source,
+                                       const std::vector<FileIndex>& indices) {
+  std::set<std::string> seen;
+  for (const FileIndex& index : indices) {
+    for (const TensorEntry& entry : index.tensors) seen.insert(entry.name);
+  }
+  std::vector<StoredTensor> best;
+  std::size_t fewest = ~std::size_t{0};
+  for (const std::string& form : source.family.forms()) {
+    const Rows rows(source.family.rows_of(form), source.record, source.model);
+    std::vector<StoredTensor> tensors = stored_tensors(rows, source.record, true);
+    std::size_t missing = 0;
+    for (const StoredTensor& tensor : tensors) {
+      const bool there = seen.count(tensor.name) != 0 ||
+                         (tensor.name.starts_with(source.family.base) &&
+                          seen.count(tensor.name.substr(source.family.base.size())) != 0);
+      missing += there || tensor.optional ? 0 : 1;
+    }
+    if (missing < fewest) {
+      fewest = missing;
+      best = std::move(tensors);
+    }
+  }
+  return best;
+}
+
+/// Layers together and ascending, as a state dict has them: embedding, layers, the rest.
+void sort_by_layer(std::vector<StoredTensor>& tensors, const CanonicalModel& model) {
+  std::vector<std::pair<std::string, std::uint64_t>> order;
+  const auto key = [&](const StoredTensor& tensor) -> std::uint64_t {
+    if (tensor.placements.empty()) return 0;
+    const std::string& role = model[tensor.placements.front().tensor].role;
+    if (role.starts_with("layers.")) return 1 + std::stoull(role.substr(7));
+    return role.starts_with("final_norm") || role.starts_with("head") ? ~std::uint64_t{0} : 0;
+  };
+  std::stable_sort(tensors.begin(), tensors.end(),
+                   [&](const StoredTensor& a, const StoredTensor& b) { return key(a) < key(b); });
+}
+
+}  // namespace
+
+families::Family family_named(const std::string& name) {
+  if (!name.ends_with(".json")) {
+    try {
+      return families::load_family(name);
+    } catch (const Error&) {
+      return families::family_of_model_type(name);
+    }
+  }
+  return families::parse_family(read_json(name), name);
+}
+
+Json read_json(const std::string& path) {
+  try {
+    return Json::parse(read_text(path, most_json));
+  } catch (const Json::exception& error) {
+    throw Error(Kind::input, path + ": " + error.what());
+  }
+}
+
+std::string_view HuggingFace::name() const {
+  return files_ == WeightFiles::safetensors ? "hf" : "hf-bin";
+}
+
+std::optional<Found> HuggingFace::detect(const SourceOptions& options) const {
+  const fs::path path(options.path);
+  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  std::vector<std::string> files = fs::is_directory(path)
+                                       ? weight_files(folder, files_)
+                                       : std::vector<std::string>{path.filename().string()};
+  const bool fits =
+      !files.empty() &&
+      files.front().ends_with(files_ == WeightFiles::safetensors ? ".safetensors" : ".bin");
+  if (!fits) return std::nullopt;
+  const std::string config =
+      options.config.empty() ? (folder / "config.json").string() : options.config;
+  if (!fs::exists(config)) {
+    throw Error(Kind::input,
+                folder.string() + ": has weights but no config.json: give one with --config");
+  }
+  const std::string companions = options.tokenizer.empty() ? folder.string() : options.tokenizer;
+  return Found{std::string(name()),
+               folder.string(),
+               std::move(files),
+               {{"config", read_json(config)}, {"companions", to_json(companions_in(companions))}}};
+}
+
+FileIndex HuggingFace::index(const Found& found, const std::string& name) const {
+  const File file = File::open_read((fs::path(found.unit) / name).string());
+  return files_ == WeightFiles::safetensors ? read_safetensors(source_of(file), name)
+                                            : read_torch_file(source_of(file), name);
+}
+
+Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indices,
+                         const SourceOptions& options, Problems& problems) const {
+  Source source;
+  source.found = found;
+  source.config = found.facts.at("config");
+  source.companions = companions_from_json(found.facts.at("companions"));
+  source.family = options.family.empty() ? families::family_of_config(source.config)
+                                         : family_named(options.family);
+  source.model_type = source.config.value("model_type", source.family.model_types.front().name);
+  std::vector<std::string> left_unread;
+  with_context("config.json", [&] {
+    source.record =
+        families::read_config(source.family, source.config, options.ignore_config, &left_unread);
+  });
+  for (const std::string& key : left_unread) {
+    source.warnings.push_back("config.json: " + key + " left unread on request");
+  }
+  source.config_record = source.record;
+  source.model = canonical_model(source.family, source.record);
+  source.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
+
+  std::vector<StoredTensor> described = fitting_form(source, indices);
+  std::set<std::string> wanted;
+  for (const StoredTensor& tensor : described) wanted.insert(tensor.name);
+  const Places places = tensors_by_name(source.family, indices, wanted, problems);
+  std::vector<Shard> shards(indices.size());
+  for (StoredTensor& tensor : described) {
+    const auto at = places.find(tensor.name);
+    shards[at == places.end() ? 0 : at->second.file].tensors.push_back(std::move(tensor));
+  }
+  for (std::size_t f = 0; f < indices.size(); ++f) {
+    match_shard(
+        shards[f], indices[f],
+        [&](const std::string& seen) {
+          const std::string full = source.family.base + seen;
+          return wanted.count(seen) == 0 && wanted.count(full) != 0 ? full : seen;
+        },
+        [&](std::string_view seen) { return is_ignored(source.family, seen); }, source, problems);
+  }
+  settle_dtypes(source, problems);
+  return source;
+}
+
+Target HuggingFace::describe(const Source& source, const TargetOptions& options,
+                             Problems& problems) const {
+  Target target;
+  target.unit = ".";
+  target.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
+  families::Record record = source.config_record;
+  if (options.dtype) record["dtype"] = torch_name(*options.dtype);
+  const Rows rows(source.family.rows_of(source.family.forms().front()), record, source.model);
+  std::vector<StoredTensor> tensors = stored_tensors(rows, record, false);
+  sort_by_layer(tensors, source.model);
+  std::vector<TensorSpec> specs;
+  for (StoredTensor& tensor : tensors) {
+    problems.collect([&] { tensor.dtype = target_dtype(tensor, source, options.dtype); });
+    if (tensor.placements.empty()) {
+      const auto dtype = dtype_of_torch_name(record.at("dtype").get<std::string>());
+      tensor.dtype = dtype.value_or(Dtype::f32);
+      target.notes.push_back(tensor.name + ": not in the source, written as zeros");
+    }
+    specs.push_back({tensor.name, tensor.dtype, tensor.shape});
+  }
+  const std::uint64_t limit =
+      files_ == WeightFiles::bin ? ~std::uint64_t{0} : options.max_shard_bytes;
+  const ShardSplit split = split_shards(specs, limit, files_);
+  std::uint64_t parameters = 0;
+  for (const StoredTensor& tensor : tensors) parameters += elements(tensor.shape);
+  for (const ShardSplit::Shard& shard : split.shards) {
+    FileDescription file;
+    file.path = shard.file;
+    file.container = files_ == WeightFiles::safetensors ? FileDescription::Container::safetensors
+                                                        : FileDescription::Container::torch;
+    file.value = files_ == WeightFiles::safetensors ? Json{{"format", "pt"}} : Json::object();
+    for (const std::uint32_t t : shard.tensors) {
+      if (files_ == WeightFiles::bin) {
+        file.value[tensors[t].name] = {{"!", "tensor"}, {"index", file.tensors.size()}};
+      }
+      file.tensors.push_back(tensors[t]);
+    }
+    target.files.push_back(std::move(file));
+  }
+  if (split.shards.size() > 1) {
+    target.files.push_back(
+        plain_file(index_file_name(files_), index_json(split, specs, parameters)));
+  }
+  problems.collect([&] {
+    const Json carried = source.config.is_object() ? source.config : Json::object();
+    const Json config = families::write_config(source.family, record, source.model_type, carried);
+    target.files.push_back(plain_file("config.json", config.dump(2) + "\n"));
+  });
+  for (FileDescription& file : companion_files(source.companions, "")) {
+    target.files.push_back(std::move(file));
+  }
+  return target;
+}
+
+}  // namespace reshard::formats

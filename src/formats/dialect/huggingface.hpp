@@ -1,0 +1,32 @@
+#pragma once
+
+#include "formats/container/safetensors.hpp"
+#include "formats/dialect/dialect.hpp"
+
+namespace reshard::formats {
+
+/// A folder that Transformers' save_pretrained writes: config.json, weights in one file or several
+/// with an index (containers.md section 1.5), tokenizer files. Tensor names and layouts are the
+/// family's rows. Dialects `hf` (safetensors) and `hf-bin` (pytorch_model*.bin).
+class HuggingFace final : public Dialect {
+ public:
+  explicit HuggingFace(WeightFiles files) : files_(files) {}
+  [[nodiscard]] std::string_view name() const override;
+  [[nodiscard]] std::optional<Found> detect(const SourceOptions& options) const override;
+  [[nodiscard]] FileIndex index(const Found& found, const std::string& file) const override;
+  [[nodiscard]] Source open(const Found& found, const std::vector<FileIndex>& indices,
+                            const SourceOptions& options, Problems& problems) const override;
+  [[nodiscard]] Target describe(const Source& source, const TargetOptions& options,
+                                Problems& problems) const override;
+
+ private:
+  WeightFiles files_;
+};
+
+/// The family that an option names, a table's file or an embedded one.
+families::Family family_named(const std::string& name);
+
+/// A JSON file; Error(input) names it and where it cannot be parsed.
+Json read_json(const std::string& path);
+
+}  // namespace reshard::formats

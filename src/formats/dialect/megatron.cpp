@@ -1,0 +1,150 @@
+#include "formats/dialect/megatron.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "families/pattern.hpp"
+
+namespace reshard::formats {
+namespace {
+
+Json names_of(const families::DialectTable& table, const families::Record& record,
+              const Json& choices, const Parallelism& parallelism, std::uint64_t padded_vocab) {
+  Json names = record;
+  names.update(table.complete_choices(choices));
+  names["tp"] = parallelism.tp;
+  names["pp"] = parallelism.pp;
+  names["padded_vocab"] = padded_vocab;
+  return names;
+}
+
+/// Name pattern with the local layer and local expert put in.
+std::string put(std::string name, std::string_view mark, std::uint64_t value) {
+  const std::size_t at = name.find(mark);
+  if (at != std::string::npos) name.replace(at, mark.size(), std::to_string(value));
+  return name;
+}
+
+FactorBlock block_of(const MegatronRows& megatron, const families::Row& row,
+                     const std::string& factor, std::uint64_t rank, std::uint64_t degree) {
+  const std::uint64_t size = megatron.rows.size(row, factor);
+  if (size % degree != 0) {
+    throw Error(Kind::input, row.name + ": " + factor + " " + std::to_string(size) +
+                                 " does not divide by " + std::to_string(degree) + " ranks");
+  }
+  return {rank * size / degree, (rank + 1) * size / degree};
+}
+
+/// Makes the stored tensors of one row, chunk and rank.
+class ShardMaker {
+ public:
+  ShardMaker(const MegatronRows& megatron, const Parallelism& parallelism, const FileRank& rank)
+      : megatron_(megatron), parallelism_(parallelism), rank_(rank) {}
+
+  void add(std::size_t number, const std::string& prefix, std::optional<std::uint64_t> layer,
+           std::uint64_t local_layer, std::vector<StoredTensor>& tensors) const {
+    const families::Row& row = megatron_.rows.rows()[number];
+    Blocks blocks;
+    if (!row.split.empty()) {
+      blocks[row.split] = block_of(megatron_, row, row.split, rank_.tp, parallelism_.tp);
+    }
+    if (!row.expert_split.empty()) {
+      blocks[row.expert_split] =
+          block_of(megatron_, row, row.expert_split, rank_.etp, parallelism_.etp);
+    }
+    const std::string name = prefix + put(row.name, "{L}", local_layer);
+    if (row.expert_split.empty()) {
+      tensors.push_back(megatron_.rows.stored(number, name, {layer, std::nullopt}, blocks));
+      return;
+    }
+    const FactorBlock experts = block_of(megatron_, row, "experts", rank_.ep, parallelism_.ep);
+    if (row.name.find("{E}") == std::string::npos) {
+      blocks["experts"] = experts;
+      tensors.push_back(megatron_.rows.stored(number, name, {layer, std::nullopt}, blocks));
+      return;
+    }
+    for (std::uint64_t e = experts.first; e < experts.last; ++e) {
+      tensors.push_back(
+          megatron_.rows.stored(number, put(name, "{E}", e - experts.first), {layer, e}, blocks));
+    }
+  }
+
+ private:
+  const MegatronRows& megatron_;
+  const Parallelism& parallelism_;
+  const FileRank& rank_;
+};
+
+}  // namespace
+
+MegatronRows::MegatronRows(std::string_view table_name, const families::Record& record,
+                           const Json& choices, const Parallelism& parallelism,
+                           std::uint64_t padded_vocab, const CanonicalModel& model,
+                           bool repeat_last)
+    : table(families::load_dialect(table_name)),
+      rows(table.rows, names_of(table, record, choices, parallelism, padded_vocab), model,
+           repeat_last) {}
+
+Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelism,
+                     const FileRank& rank, std::vector<bool>& covered) {
+  const Rows& rows = megatron.rows;
+  const families::Names names(rows.names());
+  const ShardMaker maker(megatron, parallelism, rank);
+  Shard shard{megatron_path(parallelism, rank), {}};
+  const std::size_t chunks = parallelism.chunks.size();
+  for (std::size_t c = rank.pp; c < chunks; c += parallelism.pp) {
+    const LayerRange& layers = parallelism.chunks[c];
+    const std::string prefix =
+        parallelism.vpp > 1 ? "model" + std::to_string(c / parallelism.pp) + "." : "model.";
+    const auto add_layer = [&](std::uint64_t l) {
+      for (std::size_t i = 0; i < rows.rows().size(); ++i) {
+        if (rows.is_layered(i) && rows.has_roles(i, l) && rows.holds(i, l)) {
+          maker.add(i, prefix, l, l - layers.first, shard.tensors);
+        }
+      }
+    };
+    bool layers_done = false;  // rows are in the model's order; a layer's rows stay together
+    for (std::size_t i = 0; i < rows.rows().size(); ++i) {
+      if (rows.is_layered(i)) {
+        for (std::uint64_t n = 0; n < layers.count && !layers_done; ++n) {
+          add_layer(layers.first + n);
+        }
+        layers_done = true;
+        continue;
+      }
+      const families::Row& row = rows.rows()[i];
+      if (!rows.has_roles(i, std::nullopt) || !rows.holds(i, std::nullopt)) continue;
+      const std::string& role = row.at.empty() ? row.parts.front().second : row.at;
+      const bool first = megatron.table.place_of(role, names) == "first";
+      if (c == (first ? 0 : chunks - 1)) maker.add(i, prefix, std::nullopt, 0, shard.tensors);
+    }
+  }
+  for (StoredTensor& tensor : shard.tensors) {
+    bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
+    for (const Placement& placement : tensor.placements) {
+      covered[placement.tensor] = true;
+      all_fit =
+          all_fit && families::matches(megatron.table.add->roles, rows.role(placement.tensor));
+    }
+    if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
+  }
+  return shard;
+}
+
+std::string iteration_folder(std::uint64_t iteration) {
+  const std::string digits = std::to_string(iteration);
+  return "iter_" + std::string(digits.size() < 7 ? 7 - digits.size() : 0, '0') + digits;
+}
+
+std::string megatron_path(const Parallelism& parallelism, const FileRank& rank) {
+  const auto digits = [](std::uint64_t value, std::size_t width) {
+    const std::string text = std::to_string(value);
+    return std::string(width > text.size() ? width - text.size() : 0, '0') + text;
+  };
+  std::string folder = "mp_rank_" + digits(rank.tp, 2);
+  if (parallelism.pp > 1) folder += "_" + digits(rank.pp, 3);
+  if (parallelism.ep > 1) folder += "_" + digits(rank.ep, 3);
+  return folder + "/model_optim_rng.pt";
+}
+
+}  // namespace reshard::formats

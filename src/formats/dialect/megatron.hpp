@@ -1,0 +1,54 @@
+#pragma once
+
+#include "formats/dialect/dialect.hpp"
+#include "formats/dialect/rows.hpp"
+
+namespace reshard::formats {
+
+/// Megatron-LM's `torch` format (megatron.md sections 1 to 4, 7):
+///
+///     latest_checkpointed_iteration.txt         "1000" or "release"
+///     iter_0001000/mp_rank_TT[_PPP][_EEE]/model_optim_rng.pt
+///         {args, checkpoint_version, iteration, model | model0, model1, ...}
+///
+/// Read with mcore names (local and Transformer Engine spellings) and the legacy names before them,
+/// checkpoint_version 0 to 3; written with version 3.0. The folder hf_config/ in the unit is ours:
+/// config.json and tokenizer files of a Hugging Face source, for the way back.
+class Megatron final : public Dialect {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "megatron"; }
+  [[nodiscard]] std::optional<Found> detect(const SourceOptions& options) const override;
+  [[nodiscard]] FileIndex index(const Found& found, const std::string& file) const override;
+  [[nodiscard]] Source open(const Found& found, const std::vector<FileIndex>& indices,
+                            const SourceOptions& options, Problems& problems) const override;
+  [[nodiscard]] Target describe(const Source& source, const TargetOptions& options,
+                                Problems& problems) const override;
+};
+
+/// Name of the folder with the Hugging Face files inside a Megatron unit.
+inline constexpr std::string_view hf_config_folder = "hf_config";
+
+/// The rows of a Megatron table, held against a model and its degrees.
+struct MegatronRows {
+  families::DialectTable table;
+  Rows rows;
+
+  /// `choices` of the table; padded_vocab is the stored number of vocabulary rows;
+  /// repeat_last: see Rows.
+  MegatronRows(std::string_view table_name, const families::Record& record, const Json& choices,
+               const Parallelism& parallelism, std::uint64_t padded_vocab,
+               const CanonicalModel& model, bool repeat_last = false);
+};
+
+/// What the file of one rank stores, under "model." or "model0.", "model1.", ...; `covered` marks
+/// the canonical tensors that it places.
+Shard megatron_shard(const MegatronRows& rows, const Parallelism& parallelism, const FileRank& rank,
+                     std::vector<bool>& covered);
+
+/// "iter_0001000" (megatron.md section 1.1).
+std::string iteration_folder(std::uint64_t iteration);
+
+/// "mp_rank_01_003/model_optim_rng.pt" (megatron.md section 1.1).
+std::string megatron_path(const Parallelism& parallelism, const FileRank& rank);
+
+}  // namespace reshard::formats

@@ -1,0 +1,393 @@
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "core/error.hpp"
+#include "families/arguments.hpp"
+#include "families/pattern.hpp"
+#include "formats/container/torch_file.hpp"
+#include "formats/dialect/huggingface.hpp"
+#include "formats/dialect/megatron.hpp"
+#include "formats/file.hpp"
+
+// The reading half of the dialect: detection, headers, and a source from them.
+
+namespace reshard::formats {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::string_view tracker_name = "latest_checkpointed_iteration.txt";
+constexpr std::string_view model_file = "model_optim_rng.pt";
+
+bool has_rank_folders(const fs::path& folder) {
+  if (!fs::is_directory(folder)) return false;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename().string().starts_with("mp_rank_")) return true;
+  }
+  return false;
+}
+
+/// The tracker's text: "release" or an iteration (megatron.md section 1.2).
+std::string read_tracker(const fs::path& path) {
+  std::string text = read_text(path.string(), 4096);
+  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
+  std::erase_if(text, is_space);
+  return text;
+}
+
+std::optional<std::uint64_t> number_in(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+/// The unit below a root, by the tracker or the user's word.
+std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options) {
+  const fs::path tracker = root / tracker_name;
+  if (!fs::exists(tracker)) {
+    for (const auto& entry : fs::directory_iterator(root)) {
+      if (entry.path().filename().string().starts_with("iter_") && has_rank_folders(entry.path())) {
+        throw Error(Kind::incomplete,
+                    root.string() + ": has " + entry.path().filename().string() + " but no " +
+                        std::string(tracker_name) +
+                        ", which Megatron writes last; name the folder itself to read it anyway");
+      }
+    }
+    return std::nullopt;
+  }
+  const std::string text = read_tracker(tracker);
+  const std::optional<std::uint64_t> latest = number_in(text);
+  if (!latest && text != "release") {
+    throw Error(Kind::input, tracker.string() + ": '" + text.substr(0, 40) +
+                                 "' is neither an iteration nor 'release'");
+  }
+  if (options.iteration && latest && *options.iteration > *latest) {
+    throw Error(Kind::incomplete, tracker.string() + ": the latest finished iteration is " + text +
+                                      ", wanted " + std::to_string(*options.iteration));
+  }
+  if (options.iteration) return root / iteration_folder(*options.iteration);
+  return latest ? root / iteration_folder(*latest) : root / "release";
+}
+
+/// The tensors of each model chunk, "model" or "model0", ..., in one file's index.
+std::map<std::string, std::uint64_t> layers_of_chunks(const FileIndex& index) {
+  std::map<std::string, std::uint64_t> layers;
+  for (const TensorEntry& entry : index.tensors) {
+    const std::size_t dot = entry.name.find('.');
+    std::uint64_t& count = layers[entry.name.substr(0, dot)];
+    const std::size_t at = entry.name.find(".layers.", dot);
+    if (at == std::string::npos) continue;
+    const std::size_t begin = at + std::string_view(".layers.").size();
+    const std::string_view rest = std::string_view(entry.name).substr(begin);
+    if (const auto layer = number_in(rest.substr(0, rest.find('.')))) {
+      count = std::max(count, *layer + 1);
+    }
+  }
+  return layers;
+}
+
+/// Facts that rank 0's file tells for all, and those in which files must agree.
+void check_same_args(const families::ArgumentTable& table, const std::vector<FileIndex>& indices,
+                     Problems& problems) {
+  std::map<std::string, std::string> file_of_rank;
+  for (const FileIndex& index : indices) {
+    const Json& args = index.facts.at("args");
+    for (const std::string& name : table.known) {
+      const Json& first = indices.front().facts.at("args");
+      const Json mine = args.value(name, Json()), theirs = first.value(name, Json());
+      if (mine != theirs) {
+        problems.add(index.path + ": args." + name + " is " + mine.dump() + ", but " +
+                     theirs.dump() + " in " + indices.front().path);
+      }
+    }
+    const Json rank = args.value("rank", Json());
+    if (!rank.is_number() || indices.size() == 1) continue;
+    const auto [at, is_new] = file_of_rank.emplace(rank.dump(), index.path);
+    if (!is_new) {
+      problems.add(index.path + ": written by rank " + rank.dump() + ", as is " + at->second +
+                   ": one rank's file lies here twice");
+    }
+  }
+}
+
+/// Reads degrees and holds them against the files that are there.
+Parallelism read_degrees(const Json& degrees) {
+  const auto degree = [&](const char* name) {
+    const Json value = degrees.value(name, Json(1));
+    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
+      throw Error(Kind::input, std::string("args: ") + name + " is " + value.dump());
+    }
+    return value.get<std::uint64_t>();
+  };
+  Parallelism parallelism;
+  parallelism.tp = degree("tp");
+  parallelism.pp = degree("pp");
+  parallelism.vpp = degree("vpp");
+  parallelism.ep = degree("ep");
+  parallelism.etp = degree("etp");
+  parallelism.cp = degree("cp");
+  parallelism.dp = degree("dp");
+  return parallelism;
+}
+
+/// The files by the rank that their folder's name says, checked against the degrees' grid.
+std::map<std::string, FileRank> ranks_of_files(const Parallelism& parallelism, std::uint64_t world,
+                                               const std::vector<FileIndex>& indices,
+                                               Problems& problems) {
+  std::map<std::string, FileRank> wanted, found;
+  const std::uint64_t least =
+      parallelism.pp * std::max(parallelism.tp, parallelism.etp * parallelism.ep);
+  for (const FileRank& rank : file_grid(parallelism, std::max(world, least))) {
+    wanted.emplace(megatron_path(parallelism, rank), rank);
+  }
+  const std::string degrees = "tp " + std::to_string(parallelism.tp) + ", pp " +
+                              std::to_string(parallelism.pp) + ", ep " +
+                              std::to_string(parallelism.ep) + " in args";
+  for (const FileIndex& index : indices) {
+    const auto at = wanted.find(index.path);
+    if (at == wanted.end()) {
+      problems.add(index.path + ": no file of this name belongs to " + degrees);
+      continue;
+    }
+    found.insert(*at);
+    wanted.erase(at);
+  }
+  for (const auto& [path, rank] : wanted) {
+    problems.add(path + ": missing, wanted by " + degrees);
+  }
+  return found;
+}
+
+/// Counts the layers in the files, chunk by chunk; that is right for every way to split stages
+/// (megatron.md section 3.5).
+void read_stages(const std::vector<FileIndex>& indices,
+                 const std::map<std::string, FileRank>& ranks, std::uint64_t layers, Source& source,
+                 Problems& problems) {
+  Parallelism& p = source.parallelism;
+  std::vector<std::uint64_t> counts(p.pp * p.vpp, 0);
+  for (const FileIndex& index : indices) {
+    const auto rank = ranks.find(index.path);
+    if (rank == ranks.end()) continue;
+    for (const auto& [chunk, count] : layers_of_chunks(index)) {
+      const auto v = chunk == "model" ? 0 : number_in(std::string_view(chunk).substr(5));
+      if (!v || *v >= p.vpp || (chunk == "model") != (p.vpp == 1)) {
+        problems.add(index.path + ": holds '" + chunk + "', but args say vpp " +
+                     std::to_string(p.vpp));
+        continue;
+      }
+      std::uint64_t& known = counts[*v * p.pp + rank->second.pp];
+      known = std::max(known, count);
+    }
+  }
+  p.chunks = chunks_of_counts(counts);
+  std::uint64_t sum = 0;
+  for (const std::uint64_t n : counts) sum += n;
+  if (sum != layers) {
+    problems.add("the files of all stages hold " + std::to_string(sum) +
+                 " layers, args.num_layers says " + std::to_string(layers));
+  }
+}
+
+/// Names in a file in the spelling of the table: levels of older versions, a stray "module.".
+std::string spelled(const families::DialectTable& table, std::string name) {
+  const std::size_t dot = name.find('.');
+  std::string head = name.substr(0, dot + 1), rest = name.substr(dot + 1);
+  while (rest.starts_with("module.")) rest.erase(0, std::string_view("module.").size());
+  for (const auto& [ours, others] : table.spellings) {
+    for (const std::string& other : others) {
+      const std::string dotted = "." + rest + ".", wanted = "." + other + ".";
+      const std::size_t at = dotted.find(wanted);
+      if (at != std::string::npos) rest.replace(at, other.size(), ours);
+    }
+  }
+  return head + rest;
+}
+
+}  // namespace
+
+std::optional<Found> Megatron::detect(const SourceOptions& options) const {
+  const fs::path path(options.path);
+  if (!fs::is_directory(path)) return std::nullopt;
+  std::optional<fs::path> unit = path;
+  if (!has_rank_folders(path)) unit = unit_below(path, options);
+  if (!unit || fs::exists(*unit / ".metadata")) return std::nullopt;
+  if (!has_rank_folders(*unit)) {
+    throw Error(Kind::input, unit->string() + ": has no folder mp_rank_*");
+  }
+  Found found{std::string(name()), unit->string(), {}, Json::object()};
+  Json others = Json::array();
+  for (const auto& entry : fs::directory_iterator(*unit)) {
+    const std::string folder = entry.path().filename().string();
+    if (!folder.starts_with("mp_rank_")) continue;
+    for (const auto& file : fs::directory_iterator(entry.path())) {
+      const std::string leaf = file.path().filename().string();
+      if (leaf == model_file) {
+        found.files.push_back(folder + "/" + leaf);
+      } else {
+        others.push_back(folder + "/" + leaf);
+      }
+    }
+  }
+  std::sort(found.files.begin(), found.files.end());
+  if (found.files.empty()) {
+    throw Error(Kind::input, unit->string() + ": no mp_rank_*/" + std::string(model_file));
+  }
+  const fs::path kept = *unit / hf_config_folder;
+  const std::string config =
+      options.config.empty() ? (kept / "config.json").string() : options.config;
+  found.facts["others"] = std::move(others);
+  found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
+  if (!options.config.empty() && !fs::exists(config)) {
+    throw Error(Kind::input, config + ": does not exist");
+  }
+  found.facts["companions"] =
+      to_json(companions_in(options.tokenizer.empty() ? kept.string() : options.tokenizer));
+  return found;
+}
+
+FileIndex Megatron::index(const Found& found, const std::string& name) const {
+  const File file = File::open_read((fs::path(found.unit) / name).string());
+  FileIndex index = read_torch_file(source_of(file), name);
+  if (!index.facts.is_object() || !index.facts.contains("args")) {
+    throw Error(Kind::input, name + ": not a Megatron checkpoint: no 'args' at the top");
+  }
+  Json facts = Json::object();
+  facts["keys"] = Json::array();
+  for (const auto& [key, value] : index.facts.items()) {
+    facts["keys"].push_back(key);
+    const bool small = value.is_primitive() && !value.is_string();
+    if (small) facts[key] = value;
+  }
+  const Json& args = index.facts.at("args");
+  facts["args"] = args.contains("state") ? args.at("state") : args;
+  if (!facts["args"].is_object()) throw Error(Kind::input, name + ": args is not a Namespace");
+  index.facts = std::move(facts);
+  std::erase_if(index.tensors, [](const TensorEntry& entry) {
+    const std::string key = entry.name.substr(0, entry.name.find('.'));
+    return !families::matches("model", key) && !families::matches("model{v}", key);
+  });
+  return index;
+}
+
+Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
+                      const SourceOptions& options, Problems& problems) const {
+  const families::ArgumentTable table = families::load_arguments("megatron");
+  check_same_args(table, indices, problems);
+  Source source;
+  source.found = found;
+  source.config = found.facts.at("config");
+  source.companions = companions_from_json(found.facts.at("companions"));
+  source.args = indices.front().facts.at("args");
+  families::MegatronArguments arguments = with_context(indices.front().path, [&] {
+    return families::read_arguments(table, source.args, indices.front().facts);
+  });
+  for (const std::string& unknown : arguments.unknown) {
+    const std::string text = "args." + unknown + " is in no table of reshard";
+    if (options.strict_args) {
+      problems.add(text + ": refused by --strict-args");
+    } else {
+      source.warnings.push_back(text);
+    }
+  }
+  const std::uint64_t padded = arguments.degrees.at("padded_vocab").get<std::uint64_t>();
+  if (options.vocab_size) {
+    if (*options.vocab_size > padded) {
+      throw Error(Kind::usage, "--vocab-size " + std::to_string(*options.vocab_size) +
+                                   ": the files have " + std::to_string(padded) + " rows");
+    }
+    arguments.record["vocab"] = *options.vocab_size;
+  } else if (arguments.record.at("vocab") == padded) {
+    source.warnings.push_back("nothing tells the true vocabulary: all " + std::to_string(padded) +
+                              " rows are kept; --vocab-size says otherwise");
+  }
+  std::string model_type = options.family;
+  if (model_type.empty() && source.config.is_object()) {
+    model_type = source.config.value("model_type", "");
+  }
+  if (model_type.empty()) {
+    if (arguments.families.empty()) {
+      throw Error(Kind::input,
+                  "args describe a function that no family computes: name one with "
+                  "--family, or its table");
+    }
+    model_type = arguments.families.front();
+    if (arguments.families.size() > 1) {
+      std::string others;
+      for (std::size_t i = 1; i < arguments.families.size(); ++i) {
+        others += (i > 1 ? ", " : "") + arguments.families[i];
+      }
+      source.warnings.push_back("family " + model_type + " taken; " + others +
+                                " would compute the same: --family chooses");
+    }
+  }
+  source.family = family_named(model_type);
+  const bool is_type =
+      std::any_of(source.family.model_types.begin(), source.family.model_types.end(),
+                  [&](const families::ModelType& type) { return type.name == model_type; });
+  source.model_type = is_type ? model_type : source.family.model_types.front().name;
+  const families::CompleteRecord complete =
+      families::complete_record(table, arguments, source.family, source.model_type);
+  source.record = complete.model;
+  source.config_record = complete.config;
+  source.choices = arguments.choices;
+  source.training = arguments.training;
+  source.parallelism = read_degrees(arguments.degrees);
+
+  const std::map<std::string, FileRank> ranks = ranks_of_files(
+      source.parallelism, arguments.degrees.value("world", std::uint64_t{1}), indices, problems);
+  read_stages(indices, ranks, source.record.at("layers").get<std::uint64_t>(), source, problems);
+  problems.raise();  // what follows would repeat it tensor by tensor
+
+  source.model = canonical_model(source.family, source.record);
+  add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), padded);
+  const bool legacy = std::any_of(
+      indices.front().tensors.begin(), indices.front().tensors.end(),
+      [](const TensorEntry& e) { return e.name.find(".language_model.") != std::string::npos; });
+  Json choices = Json::object();
+  if (legacy) {
+    const Json version = indices.front().facts.value("checkpoint_version", Json(0));
+    choices["checkpoint_version"] = static_cast<int>(version.get<double>());
+    choices["zero_centred_norms"] = source.choices.at("zero_centred_norms");
+  } else {
+    for (const char* choice : {"spec", "experts_as", "zero_centred_norms", "rotary_interleaved"}) {
+      choices[choice] = source.choices.at(choice);
+    }
+  }
+  const MegatronRows rows(legacy ? "megatron_legacy" : "megatron_mcore", source.record, choices,
+                          source.parallelism, padded, source.model);
+  std::vector<bool> covered(source.model.tensors().size(), false);
+  for (const FileIndex& index : indices) {
+    problems.collect([&] {
+      const Shard shard = megatron_shard(rows, source.parallelism, ranks.at(index.path), covered);
+      match_shard(
+          shard, index, [&](const std::string& seen) { return spelled(rows.table, seen); },
+          [&](std::string_view seen) {
+            return std::any_of(rows.table.ignored.begin(), rows.table.ignored.end(),
+                               [&](const std::string& p) { return families::matches(p, seen); });
+          },
+          source, problems);
+    });
+  }
+  for (const std::string& role : uncovered_roles(source.model, covered)) {
+    problems.add(role + ": Megatron's format has no tensor for it");
+  }
+  settle_dtypes(source, problems);
+  for (const Json& key : indices.front().facts.at("keys")) {
+    const auto name = key.get<std::string>();
+    for (const char* other :
+         {"optimizer", "opt_param_scheduler", "rng_state", "rerun_state_machine"}) {
+      if (name == other) source.dropped.push_back(name + " in " + std::string(model_file));
+    }
+  }
+  if (!found.facts.at("others").empty()) {
+    source.dropped.push_back(std::to_string(found.facts.at("others").size()) +
+                             " files beside, as " +
+                             found.facts.at("others").front().get<std::string>());
+  }
+  return source;
+}
+
+}  // namespace reshard::formats

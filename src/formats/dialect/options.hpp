@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/dtype.hpp"
+
+namespace reshard::formats {
+
+/// What the user says of a source.
+struct SourceOptions {
+  std::string path;
+  std::string from;                         ///< dialect's name; empty: found out
+  std::optional<std::uint64_t> iteration;   ///< of several under one root; default: the tracker's
+  std::string family;                       ///< name of a family or of a table, FILE.json
+  std::string config;                       ///< a config.json to be used for or instead of one
+  std::vector<std::string> ignore_config;   ///< config keys to be left unread
+  bool strict_args = false;                 ///< arguments in no table are an error
+  std::optional<std::uint64_t> vocab_size;  ///< true vocabulary, where the source does not tell
+  std::string tokenizer;                    ///< folder whose tokenizer files travel instead
+};
+
+/// What elements hold that only the target has.
+enum class VocabFill { zero, last };
+
+/// What the user says of a target.
+struct TargetOptions {
+  std::string path;
+  std::string to;  ///< dialect's name
+  std::optional<std::uint64_t> tp, pp, vpp, ep, etp;
+  std::vector<std::uint64_t> stage_layers;  ///< layers of each pipeline stage
+  std::optional<Dtype> dtype;
+  VocabFill vocab_fill = VocabFill::zero;
+  std::optional<std::uint64_t> vocab_multiple;    ///< make_vocab_size_divisible_by
+  std::uint64_t max_shard_bytes = 5'000'000'000;  ///< of Hugging Face files
+  std::string transformer_impl;            ///< "transformer_engine", "local"; empty: source's
+  std::string megatron_names;              ///< "mcore", "legacy"; empty: mcore
+  std::optional<std::uint64_t> iteration;  ///< of the folder written; default: the source's
+  bool for_release = false;                ///< folder `release`, counters reset
+};
+
+}  // namespace reshard::formats

@@ -1,0 +1,187 @@
+#include "formats/dialect/source.hpp"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "core/error.hpp"
+#include "families/pattern.hpp"
+
+namespace reshard::formats {
+namespace {
+
+/// Adds a described tensor's placements as pieces of the file that holds it.
+void add_pieces(const StoredTensor& described, const TensorEntry& entry, std::uint32_t file,
+                Source& source) {
+  for (const Placement& placement : described.placements) {
+    SourcePiece piece;
+    piece.placement =
+        entry.strides.empty() ? placement : in_memory(placement, entry.shape, entry.strides);
+    piece.file = file;
+    piece.base = entry.offset;
+    piece.dtype = entry.dtype;
+    piece.add = described.add;
+    piece.name = described.name;
+    source.pieces.push_back(std::move(piece));
+  }
+}
+
+/// Names of a list, the first few spelled out.
+std::string first_few(const std::vector<std::string>& names) {
+  constexpr std::size_t few = 3;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(few, names.size()); ++i) {
+    text += (i == 0 ? "" : ", ") + names[i];
+  }
+  if (names.size() > few) text += " and " + std::to_string(names.size() - few) + " more";
+  return text;
+}
+
+}  // namespace
+
+void Problems::raise() const {
+  constexpr std::size_t most = 20;
+  if (texts_.empty()) return;
+  if (texts_.size() == 1) throw Error(Kind::input, texts_.front());
+  std::string text = std::to_string(texts_.size()) + " problems:";
+  for (std::size_t i = 0; i < std::min(most, texts_.size()); ++i) text += "\n  " + texts_[i];
+  if (texts_.size() > most) {
+    text += "\n  and " + std::to_string(texts_.size() - most) + " more";
+  }
+  throw Error(Kind::input, text);
+}
+
+std::vector<Companion> companions_in(const std::string& folder) {
+  constexpr std::array patterns = {
+      "generation_config.json",  "*tokenizer*", "special_tokens_map.json",
+      "added_tokens.json",       "vocab.*",     "merges.txt",
+      "chat_template.*",         "*.py",        "*.model",
+      "preprocessor_config.json"};
+  std::vector<Companion> found;
+  if (folder.empty() || !std::filesystem::is_directory(folder)) return found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const bool wanted = std::any_of(patterns.begin(), patterns.end(), [&](const char* pattern) {
+      return families::matches(pattern, name);
+    });
+    if (wanted && entry.is_regular_file()) {
+      found.push_back({name, entry.path().string(), entry.file_size()});
+    }
+  }
+  std::sort(found.begin(), found.end(),
+            [](const Companion& a, const Companion& b) { return a.name < b.name; });
+  return found;
+}
+
+Json to_json(const std::vector<Companion>& companions) {
+  Json json = Json::array();
+  for (const Companion& c : companions) json.push_back({c.name, c.path, c.bytes});
+  return json;
+}
+
+std::vector<Companion> companions_from_json(const Json& json) {
+  std::vector<Companion> companions;
+  for (const Json& c : json) {
+    companions.push_back(
+        {c[0].get<std::string>(), c[1].get<std::string>(), c[2].get<std::uint64_t>()});
+  }
+  return companions;
+}
+
+Json to_json(const Found& found) {
+  return {{"dialect", found.dialect},
+          {"unit", found.unit},
+          {"files", found.files},
+          {"facts", found.facts}};
+}
+
+Found found_from_json(const Json& json) {
+  return {json.at("dialect").get<std::string>(), json.at("unit").get<std::string>(),
+          json.at("files").get<std::vector<std::string>>(), json.at("facts")};
+}
+
+void match_shard(const Shard& described, const FileIndex& index,
+                 const std::function<std::string(const std::string&)>& spell,
+                 const std::function<bool(std::string_view)>& ignored, Source& source,
+                 Problems& problems) {
+  const auto file = static_cast<std::uint32_t>(source.files.size());
+  source.files.push_back({index.path, index.bytes});
+  std::map<std::string, const TensorEntry*> entries;
+  for (const TensorEntry& entry : index.tensors) {
+    const std::string name = spell(entry.name);
+    if (name.empty() || ignored(name)) continue;
+    if (!entries.emplace(name, &entry).second) {
+      problems.add(index.path + ": " + entry.name + ": two tensors of this name");
+    }
+  }
+  std::vector<std::string> missing, unexpected;
+  for (const StoredTensor& tensor : described.tensors) {
+    const auto at = entries.find(tensor.name);
+    if (at == entries.end()) {
+      if (!tensor.optional) missing.push_back(tensor.name);
+      continue;
+    }
+    const TensorEntry& entry = *at->second;
+    entries.erase(at);
+    problems.collect([&] {
+      if (entry.shape != tensor.shape) {
+        throw Error(Kind::input, index.path + ": " + entry.name + ": shape " +
+                                     to_string(entry.shape) + ", wanted " +
+                                     to_string(tensor.shape));
+      }
+      bytes(entry.dtype);
+      add_pieces(tensor, entry, file, source);
+    });
+  }
+  for (const auto& [name, entry] : entries) {
+    unexpected.push_back(entry->name + " " + to_string(entry->shape));
+  }
+  if (!missing.empty()) {
+    problems.add(index.path + ": missing " + std::to_string(missing.size()) +
+                 " tensors of the model: " + first_few(missing));
+  }
+  if (!unexpected.empty()) {
+    problems.add(index.path + ": " + std::to_string(unexpected.size()) +
+                 " tensors that the model does not have: " + first_few(unexpected));
+  }
+}
+
+void settle_dtypes(Source& source, Problems& problems) {
+  std::vector<const SourcePiece*> first(source.model.tensors().size(), nullptr);
+  source.dtypes.assign(first.size(), Dtype::f32);
+  source.adds.assign(first.size(), 0);
+  for (const SourcePiece& piece : source.pieces) {
+    const std::uint32_t tensor = piece.placement.tensor;
+    if (first[tensor] == nullptr) {
+      first[tensor] = &piece;
+      source.dtypes[tensor] = piece.dtype;
+      source.adds[tensor] = piece.add;
+    } else if (piece.dtype != first[tensor]->dtype) {
+      problems.add(source.model[tensor].role + ": " + piece.name + " in " +
+                   source.files[piece.file].path + " is " + std::string(name(piece.dtype)) +
+                   ", but " + first[tensor]->name + " in " +
+                   source.files[first[tensor]->file].path + " is " +
+                   std::string(name(first[tensor]->dtype)));
+      first[tensor] = &piece;
+    }
+  }
+}
+
+CanonicalModel canonical_model(const families::Family& family, const families::Record& record) {
+  CanonicalModel model;
+  for (families::RoleTensor& tensor : families::canonical_tensors(family, record)) {
+    model.add(
+        {std::move(tensor.role), "weight", std::move(tensor.factors), std::move(tensor.shape)});
+  }
+  return model;
+}
+
+std::uint64_t iteration_of(const Source& source) {
+  const auto at = source.training.find("iteration");
+  const bool known = at != source.training.end() && at->is_number_unsigned();
+  return known ? at->get<std::uint64_t>() : 0;
+}
+
+}  // namespace reshard::formats

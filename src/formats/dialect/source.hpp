@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/geometry.hpp"
+#include "core/json.hpp"
+#include "families/arguments.hpp"
+#include "families/family.hpp"
+#include "formats/container/file_index.hpp"
+#include "formats/dialect/options.hpp"
+#include "formats/dialect/stages.hpp"
+
+namespace reshard::formats {
+
+/// Everything that headers can refuse, collected so that the user sees it at once.
+class Problems {
+ public:
+  void add(std::string text) { texts_.push_back(std::move(text)); }
+  /// Runs work; its Error(input) becomes a problem.
+  template <class Work>
+  void collect(Work&& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      if (error.kind() != Kind::input) throw;
+      add(error.what());
+    }
+  }
+  [[nodiscard]] bool empty() const { return texts_.empty(); }
+  /// Error(input) with the first 20, if there are any.
+  void raise() const;
+
+ private:
+  std::vector<std::string> texts_;
+};
+
+/// A small file that travels along unchanged: tokenizer, generation config, model code.
+struct Companion {
+  std::string name, path;
+  std::uint64_t bytes = 0;
+};
+/// The companions in a folder of Hugging Face files, by name.
+std::vector<Companion> companions_in(const std::string& folder);
+Json to_json(const std::vector<Companion>& companions);
+std::vector<Companion> companions_from_json(const Json& json);
+
+/// A checkpoint as detection finds it, before any tensor file is opened.
+struct Found {
+  std::string dialect;
+  std::string unit;                ///< folder of the files below
+  std::vector<std::string> files;  ///< files with tensors, relative to it
+  Json facts;                      ///< content of small files: config, tracker, weight map, ...
+};
+Json to_json(const Found& found);
+Found found_from_json(const Json& json);
+
+/// A source, opened: its model, where every canonical element lies, and all else that travels.
+struct Source {
+  Found found;
+  families::Family family;
+  families::Record record;         ///< all lines, of the tensors that the source has
+  families::Record config_record;  ///< what the family's config.json says (CompleteRecord::config)
+  std::string model_type;
+  CanonicalModel model;       ///< with vocabulary padding where the files have it
+  std::vector<Dtype> dtypes;          ///< of each canonical tensor, as stored
+  std::vector<double> adds;           ///< of each: stored value = canonical value + add
+  Parallelism parallelism;
+  Json choices = Json::object();   ///< of the dialect's table
+  Json args;                       ///< the framework's arguments, null if it has none
+  Json config;                     ///< config.json beside the weights, null if there is none
+  Json training = Json::object();  ///< iteration, consumed samples, ...
+  std::vector<SourceFile> files;
+  std::vector<SourcePiece> pieces;
+  std::vector<Companion> companions;  ///< tokenizer, generation config, ...
+  std::vector<std::string> warnings;  ///< doubts that the report repeats
+  std::vector<std::string> dropped;   ///< content that is not carried
+};
+
+/// Holds the description of one file against its header and adds its pieces to the source.
+/// `spell` maps a name in the file to the description's; `ignored` tells names without weights.
+void match_shard(const Shard& described, const FileIndex& index,
+                 const std::function<std::string(const std::string&)>& spell,
+                 const std::function<bool(std::string_view)>& ignored, Source& source,
+                 Problems& problems);
+
+/// After all shards: sets `dtypes` and `adds`; every stored copy of a tensor must have one dtype.
+void settle_dtypes(Source& source, Problems& problems);
+
+/// Adds the family's canonical tensors to the model.
+CanonicalModel canonical_model(const families::Family& family, const families::Record& record);
+
+/// Iteration of the source's training state, 0 if none is told.
+std::uint64_t iteration_of(const Source& source);
+
+}  // namespace reshard::formats

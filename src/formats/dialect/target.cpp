@@ -1,0 +1,99 @@
+#include "formats/dialect/target.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <tuple>
+
+#include "core/error.hpp"
+#include "formats/container/safetensors.hpp"
+#include "formats/container/torch_layout.hpp"
+
+namespace reshard::formats {
+namespace {
+
+std::vector<TensorSpec> specs_of(const FileDescription& file) {
+  std::vector<TensorSpec> specs;
+  for (const StoredTensor& tensor : file.tensors) {
+    specs.push_back({tensor.name, tensor.dtype, tensor.shape});
+  }
+  return specs;
+}
+
+TorchFileSpec torch_spec(const FileDescription& file) {
+  return {std::filesystem::path(file.path).stem().string(), file.value, specs_of(file)};
+}
+
+}  // namespace
+
+FileDescription plain_file(std::string path, std::string content) {
+  FileDescription file;
+  file.path = std::move(path);
+  file.content = std::move(content);
+  return file;
+}
+
+std::vector<FileDescription> companion_files(const std::vector<Companion>& companions,
+                                             const std::string& folder) {
+  std::vector<FileDescription> files;
+  for (const Companion& companion : companions) {
+    FileDescription file;
+    file.path = folder + companion.name;
+    file.container = FileDescription::Container::copy;
+    file.copied_from = companion.path;
+    file.copied_bytes = companion.bytes;
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+FileLayout layout_of(const FileDescription& file) {
+  return with_context(file.path, [&] {
+    switch (file.container) {
+      case FileDescription::Container::safetensors:
+        return safetensors_layout(specs_of(file), file.value);
+      case FileDescription::Container::torch:
+        return torch_layout(torch_spec(file));
+      case FileDescription::Container::copy:
+        return FileLayout{file.copied_bytes, {}, {}};
+      case FileDescription::Container::plain:
+        break;
+    }
+    return FileLayout{file.content.size(), {{0, file.content}}, {}};
+  });
+}
+
+std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
+                                            std::span<const std::uint32_t> crcs) {
+  if (file.container != FileDescription::Container::torch) return {};
+  return torch_trailer(torch_spec(file), crcs);
+}
+
+Geometry make_geometry(const Source& source, const Target& target,
+                       const std::vector<FileLayout>& layouts) {
+  Geometry geometry;
+  geometry.model = source.model;
+  geometry.sources = source.files;
+  geometry.pieces = source.pieces;
+  for (std::uint32_t f = 0; f < target.files.size(); ++f) {
+    TargetFile file{target.files[f].path, layouts[f].bytes, {}};
+    std::vector<FileLayout::Data> data = layouts[f].data;
+    std::sort(data.begin(), data.end(), [](const auto& a, const auto& b) {
+      return std::tie(a.offset, a.bytes) < std::tie(b.offset, b.bytes);
+    });
+    for (const FileLayout::Data& place : data) {
+      file.tensors.push_back(static_cast<std::uint32_t>(geometry.tensors.size()));
+      geometry.tensors.push_back({f,
+                                  place.offset,
+                                  place.bytes,
+                                  target.files[f].tensors[place.tensor],
+                                  place.tensor,
+                                  {},
+                                  0});
+    }
+    geometry.targets.push_back(std::move(file));
+  }
+  geometry.complete();
+  return geometry;
+}
+
+}  // namespace reshard::formats

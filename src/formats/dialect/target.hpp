@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/geometry.hpp"
+#include "core/json.hpp"
+#include "formats/container/file_index.hpp"
+#include "formats/dialect/source.hpp"
+
+namespace reshard::formats {
+
+/// A file of the target before it has bytes: stored tensors and all else in it.
+struct FileDescription {
+  enum class Container { safetensors, torch, plain, copy };
+
+  std::string path;  ///< relative to the unit of publication
+  Container container = Container::plain;
+  std::vector<StoredTensor> tensors;
+  Json value;               ///< safetensors: its metadata; torch: the tree, see torch_layout.hpp
+  std::string content;      ///< plain: all of it
+  std::string copied_from;  ///< copy: the file whose bytes these are
+  std::uint64_t copied_bytes = 0;  ///< its size
+};
+
+/// A target, described: files, unit of publication and what the user must know.
+struct Target {
+  std::string unit;  ///< below DST: "iter_0000003"; "." is DST itself
+  std::vector<FileDescription> files;
+  std::string tracker;  ///< file beside the unit, raised last; empty: none
+  std::string tracker_content;
+  Parallelism parallelism;
+  std::vector<std::string> warnings;
+  std::vector<std::string> notes;  ///< flags that the run or loader needs, what was filled
+};
+
+/// A plain file.
+FileDescription plain_file(std::string path, std::string content);
+/// Companions as files of a folder of the target ("" is the unit itself).
+std::vector<FileDescription> companion_files(const std::vector<Companion>& companions,
+                                             const std::string& folder);
+
+/// Where the bytes of a described file lie.
+FileLayout layout_of(const FileDescription& file);
+/// Bytes that need the CRCs of the file's tensors, ascending; none unless it is a torch file.
+std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
+                                            std::span<const std::uint32_t> crcs);
+
+/// The movement from an opened source to a described target, completed and checked.
+Geometry make_geometry(const Source& source, const Target& target,
+                       const std::vector<FileLayout>& layouts);
+
+}  // namespace reshard::formats

@@ -1,0 +1,117 @@
+#include "formats/source_reader.hpp"
+
+#include <algorithm>
+
+#include "core/ranges.hpp"
+#include "core/transform.hpp"
+
+namespace reshard::formats {
+namespace {
+
+/// Whether elements follow one another by these strides, in the order of the dimensions.
+bool is_contiguous(const Dims& extent, const Dims& stride) {
+  std::uint64_t expected = 1;
+  for (std::size_t d = extent.size(); d-- > 0;) {
+    if (extent[d] == 1) continue;
+    if (stride[d] != expected) return false;
+    expected *= extent[d];
+  }
+  return true;
+}
+
+std::uint64_t bytes_spanned(const ReadRequest& request) {
+  std::uint64_t last = 0;
+  for (std::size_t d = 0; d < request.extent.size(); ++d) {
+    last += (request.extent[d] - 1) * request.from_stride[d];
+  }
+  return (last + 1) * request.width;
+}
+
+/// The merged ranges and where each lies in memory.
+struct Staged {
+  std::vector<FileRange> ranges;
+  std::vector<std::byte*> memory;  ///< of each range
+
+  /// Index of the range that holds a byte.
+  [[nodiscard]] std::size_t holding(std::uint32_t file, std::uint64_t byte) const {
+    const auto after = std::upper_bound(ranges.begin(), ranges.end(), FileRange{file, byte, ~0UL});
+    return static_cast<std::size_t>(after - ranges.begin()) - 1;
+  }
+
+  /// Copies a request out of the ranges, halving it along its slowest dimension until each part
+  /// lies in one.
+  void copy(const ReadRequest& request) const {
+    const std::size_t r = holding(request.file, request.first);
+    if (request.first + bytes_spanned(request) <= ranges[r].last) {
+      const std::byte* from = memory[r] + (request.first - ranges[r].first);
+      if (from == request.to) return;  // read straight to its place
+      copy_strided(request.to, {request.to_stride.begin(), request.to_stride.end()}, from,
+                   {request.from_stride.begin(), request.from_stride.end()},
+                   {request.extent.begin(), request.extent.end()}, request.width);
+      return;
+    }
+    std::size_t slowest = 0;
+    for (std::size_t d = 1; d < request.extent.size(); ++d) {
+      const bool slower = request.from_stride[d] > request.from_stride[slowest];
+      if (request.extent[slowest] == 1 || (request.extent[d] > 1 && slower)) slowest = d;
+    }
+    const std::uint64_t half = request.extent[slowest] / 2;
+    ReadRequest low = request, high = request;
+    low.extent[slowest] = half;
+    high.extent[slowest] -= half;
+    high.first += half * request.from_stride[slowest] * request.width;
+    high.to += half * request.to_stride[slowest] * request.width;
+    copy(low);
+    copy(high);
+  }
+};
+
+}  // namespace
+
+const File& SourceReader::file(std::uint32_t number) {
+  constexpr std::size_t most_open = 64;
+  const auto at = open_.find(number);
+  if (at != open_.end()) return at->second;
+  if (open_.size() >= most_open) open_.erase(open_.begin());
+  const std::string path = folder_ + "/" + (*files_)[number].path;
+  return open_.emplace(number, File::open_read(path)).first->second;
+}
+
+void SourceReader::read(std::span<const ReadRequest> requests) {
+  std::vector<FileRange> wanted;
+  for (const ReadRequest& request : requests) {
+    append_ranges(request.file, request.first, request.extent, request.from_stride, request.width,
+                  wanted);
+  }
+  Staged staged{merge_ranges(std::move(wanted)), {}};
+  staged.memory.resize(staged.ranges.size(), nullptr);
+  for (const ReadRequest& request : requests) {  // those that are a range of their own, straight
+    if (!is_contiguous(request.extent, request.from_stride) ||
+        !is_contiguous(request.extent, request.to_stride)) {
+      continue;
+    }
+    const std::size_t r = staged.holding(request.file, request.first);
+    const FileRange& range = staged.ranges[r];
+    if (range.first == request.first && range.last == request.first + bytes_spanned(request)) {
+      staged.memory[r] = request.to;
+    }
+  }
+  std::size_t size = 0;
+  for (std::size_t r = 0; r < staged.ranges.size(); ++r) {
+    if (staged.memory[r] == nullptr) size += staged.ranges[r].last - staged.ranges[r].first;
+  }
+  std::byte* at = staging_.take(size).data();
+  for (std::size_t r = 0; r < staged.ranges.size(); ++r) {
+    const FileRange& range = staged.ranges[r];
+    const std::size_t bytes = range.last - range.first;
+    if (staged.memory[r] == nullptr) {
+      staged.memory[r] = at;
+      at += bytes;
+    }
+    file(range.file).read_at(range.first, {staged.memory[r], bytes});
+    bytes_read_ += bytes;
+  }
+  for (const ReadRequest& request : requests) staged.copy(request);
+}
+
+}  // namespace reshard::formats

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/box.hpp"
+#include "core/buffer.hpp"
+#include "core/geometry.hpp"
+#include "formats/file.hpp"
+
+namespace reshard::formats {
+
+/// A strided box of elements to be read from a source file into memory.
+struct ReadRequest {
+  std::uint32_t file = 0;
+  std::uint64_t first = 0;  ///< byte of the file with the box's first element
+  Dims extent;
+  Dims from_stride;         ///< in elements, in the file
+  Dims to_stride;           ///< in elements, in memory
+  std::uint64_t width = 0;  ///< bytes of an element
+  std::byte* to = nullptr;
+};
+
+/// Reads boxes from the source's files, each byte once: neighbouring ranges are read together, a
+/// box that is contiguous in file and memory goes straight where it belongs.
+class SourceReader {
+ public:
+  /// Files lie in `folder`; opened when first needed and kept open, the most recent ones.
+  SourceReader(std::string folder, const std::vector<SourceFile>& files)
+      : folder_(std::move(folder)), files_(&files) {}
+
+  void read(std::span<const ReadRequest> requests);
+  [[nodiscard]] std::uint64_t bytes_read() const { return bytes_read_; }
+
+ private:
+  const File& file(std::uint32_t number);
+
+  std::string folder_;
+  const std::vector<SourceFile>* files_;
+  std::map<std::uint32_t, File> open_;
+  Buffer staging_;
+  std::uint64_t bytes_read_ = 0;
+};
+
+}  // namespace reshard::formats

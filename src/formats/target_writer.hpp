@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/geometry.hpp"
+#include "formats/dialect/target.hpp"
+#include "formats/file.hpp"
+
+namespace reshard::formats {
+
+/// The files of a target in their staging folder, written tile by tile (see Tile).
+class TargetWriter {
+ public:
+  /// All arguments must outlive this.
+  TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
+               const std::vector<FileLayout>& layouts);
+
+  /// Creates a file at its final size, with the folders above it.
+  void create(std::uint32_t file) const;
+  /// Puts what is no tensor data into a tile's bytes: literals and copied files.
+  void put_other_bytes(Tile tile, std::span<std::byte> bytes);
+  /// Writes a tile and adds the checksums of the tensors in it to `crcs` (by tensor, XOR).
+  void write(Tile tile, std::span<const std::byte> bytes, std::span<std::uint32_t> crcs);
+  /// Reads a tile back.
+  void read(Tile tile, std::span<std::byte> bytes);
+  /// Writes the part of a file's trailer that lies in tiles [first, last) of it.
+  void write_trailer(std::uint32_t file, std::uint32_t first, std::uint32_t last,
+                     std::span<const std::uint32_t> crcs);
+  /// The trailer's bytes, for a file whose checksums are known.
+  [[nodiscard]] std::vector<FileLayout::Literal> trailer(std::uint32_t file,
+                                                         std::span<const std::uint32_t> crcs) const;
+  /// fsync of every file that this writer wrote; they are closed, and their cached pages given up.
+  void finish();
+  [[nodiscard]] std::uint64_t bytes_written() const { return bytes_written_; }
+
+ private:
+  const File& file(std::uint32_t number);
+  [[nodiscard]] std::string path(std::uint32_t number) const;
+
+  std::string staging_;
+  const Geometry* geometry_;
+  const Target* target_;
+  const std::vector<FileLayout>* layouts_;
+  std::map<std::uint32_t, File> open_;
+  std::uint64_t bytes_written_ = 0;
+};
+
+/// Copies what a literal and a range of its file share into the range's bytes.
+void put_literal(const FileLayout::Literal& literal, ByteRange range, std::span<std::byte> bytes);
+
+}  // namespace reshard::formats
