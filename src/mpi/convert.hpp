@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "formats/dialect/dialect.hpp"
+#include "mpi/comm.hpp"
+
+namespace reshard::mpi {
+
+/// The user's wishes for one conversion.
+struct ConvertOptions {
+  formats::SourceOptions source;
+  formats::TargetOptions target;
+  std::uint64_t memory = 0;  ///< bytes a rank for buffers; 0: see default_memory
+  bool verify = true;
+  bool overwrite = false;
+  std::uint64_t tile_bytes = 0;  ///< 0: by the size of the target (see Geometry)
+  /// Called on rank 0 between rounds.
+  std::function<void(std::uint64_t done, std::uint64_t all)> progress;
+};
+
+/// What a conversion did, equal on all ranks; the report prints it.
+struct ConvertReport {
+  struct Phase {
+    std::string name;
+    double seconds = 0;
+  };
+  std::vector<Phase> phases;
+  std::string from, to, family, unit;  ///< unit: path of what was published
+  formats::Parallelism source_parallelism, target_parallelism;
+  std::uint64_t tensors = 0, parameters = 0, target_bytes = 0, rounds = 0, memory = 0;
+  std::uint64_t tile_bytes = 0;
+  bool verified = false, verified_elsewhere = false;
+  std::vector<std::uint64_t> bytes_read, bytes_sent, bytes_written, peak_rss;  ///< by rank
+  std::vector<std::string> warnings, dropped, notes;
+};
+
+/// Collective. The phases of DESIGN.md section 4 in order; throws the same Error on all ranks, and
+/// then nothing lies under the target's name.
+ConvertReport convert(const Comm& comm, const ConvertOptions& options);
+
+/// Collective. Bytes that a rank's buffers may take when the user does not say: the smaller of 2
+/// GiB and half of what the cgroup or the node leaves to each of its ranks.
+std::uint64_t default_memory(const Comm& comm);
+
+/// Bytes of a round for a rank, within a memory bound.
+std::uint64_t round_bytes(std::uint64_t memory, int ranks);
+
+}  // namespace reshard::mpi

@@ -1,0 +1,305 @@
+#include "mpi/rounds.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <future>
+#include <thread>
+
+#include "core/buffer.hpp"
+#include "core/transform.hpp"
+#include "mpi/exchange.hpp"
+
+namespace reshard::mpi {
+namespace {
+
+/// Row-major strides of a box of these extents.
+Dims packed_strides(const Dims& extent) {
+  Dims stride(extent.size());
+  std::uint64_t product = 1;
+  for (std::size_t d = extent.size(); d-- > 0;) {
+    stride[d] = product;
+    product *= extent[d];
+  }
+  return stride;
+}
+
+std::uint64_t dot(const Dims& a, const Dims& b) {
+  std::uint64_t result = 0;
+  for (std::size_t d = 0; d < a.size(); ++d) result += a[d] * b[d];
+  return result;
+}
+
+std::span<const std::uint64_t> view(const Dims& dims) {
+  return {dims.begin(), dims.end()};
+}
+
+/// Casts and adds a constant, in the wider of the two types, so that values are rounded once.
+void change(std::byte* to, Dtype to_dtype, std::byte* from, Dtype from_dtype, std::uint64_t count,
+            double add) {
+  const bool add_first = bytes(from_dtype) > bytes(to_dtype);
+  if (add != 0 && add_first) add_constant(from, from_dtype, count, add);
+  cast(to, to_dtype, from, from_dtype, count);
+  if (add != 0 && !add_first) add_constant(to, to_dtype, count, add);
+}
+
+bool joins(const Round& round, std::uint64_t slot, std::uint64_t rank) {
+  return slot >= round.first && slot < round.last &&
+         rank % static_cast<std::uint64_t>(round.modulus) ==
+             static_cast<std::uint64_t>(round.residue);
+}
+
+}  // namespace
+
+/// A slice that this rank gives in a round.
+struct Rounds::Served {
+  Slice slice;
+  std::byte* to = nullptr;       ///< first element where it is to lie, in the target's dtype
+  Dims to_stride;                ///< there, in elements
+  std::byte* read_to = nullptr;  ///< where it is read, if it must be changed on the way
+};
+
+/// All of one round on this rank.
+struct Rounds::Work {
+  struct OwnTile {
+    std::uint64_t number = 0;
+    std::vector<Slice> slices;
+    std::span<std::byte> bytes;
+  };
+  std::vector<OwnTile> tiles;
+  std::vector<Served> served;
+  std::vector<formats::ReadRequest> requests;
+  Buffer tile_memory, send_memory, receive_memory, change_memory;
+  Parcel send, receive;
+};
+
+Rounds::Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan,
+               const Schedule& schedule, const DigestWish& wish, formats::SourceReader& reader,
+               formats::TargetWriter& writer)
+    : comm_(comm),
+      geometry_(geometry),
+      plan_(plan),
+      schedule_(schedule),
+      wish_(wish),
+      reader_(reader),
+      writer_(writer),
+      numbers_(geometry) {
+  for (const CanonicalTensor& tensor : geometry.model.tensors()) {
+    canonical_strides_.push_back(strides_of(tensor));
+  }
+  moved_.read.resize(geometry.pieces.size());
+  moved_.arrived.resize(geometry.placements);
+  moved_.crcs.resize(geometry.tensors.size());
+}
+
+void Rounds::prepare(const Round& round, Work& work) {
+  const auto ranks = static_cast<std::size_t>(comm_.size());
+  const auto me = static_cast<std::uint64_t>(comm_.rank());
+  work.tiles.clear();
+  work.served.clear();
+  work.receive.sizes.assign(ranks, 0);
+  work.send.sizes.assign(ranks, 0);
+  std::uint64_t size = 0;
+  for (std::uint64_t slot = round.first;
+       slot < std::min<std::uint64_t>(round.last, schedule_.tiles.size()); ++slot) {
+    if (!joins(round, slot, me)) continue;
+    const std::uint64_t number = schedule_.tiles[slot];
+    work.tiles.push_back({number, slices_of(geometry_, plan_, numbers_[number]), {}});
+    for (const Slice& slice : work.tiles.back().slices) {
+      const int owner = plan_.pieces[slice.piece].owner;
+      if (owner == comm_.rank()) continue;
+      work.receive.sizes[static_cast<std::size_t>(owner)] += bytes_moved(geometry_, slice);
+    }
+    size += bytes_of(geometry_, numbers_[number]).size();
+  }
+  std::span<std::byte> memory = work.tile_memory.take(size);
+  for (Work::OwnTile& tile : work.tiles) {
+    const std::uint64_t bytes = bytes_of(geometry_, numbers_[tile.number]).size();
+    tile.bytes = memory.first(bytes);
+    memory = memory.subspan(bytes);
+    std::uint64_t covered = 0;
+    for (const Slice& slice : tile.slices) covered += bytes_moved(geometry_, slice);
+    if (covered != bytes) std::memset(tile.bytes.data(), 0, bytes);  // fill and gaps are zero
+  }
+  std::uint64_t received = 0;
+  for (const std::uint64_t n : work.receive.sizes) received += n;
+  work.receive.bytes = work.receive_memory.take(received);
+
+  const auto first = std::lower_bound(
+      schedule_.services.begin(), schedule_.services.end(), round.first,
+      [](const Schedule::Service& s, std::uint64_t slot) { return s.slot < slot; });
+  std::vector<Schedule::Service> services;
+  for (auto s = first; s != schedule_.services.end() && s->slot < round.last; ++s) {
+    if (!joins(round, s->slot, s->rank)) continue;
+    services.push_back(*s);
+    if (s->rank != me) work.send.sizes[s->rank] += s->bytes;
+  }
+  std::uint64_t sent = 0;
+  for (const std::uint64_t n : work.send.sizes) sent += n;
+  moved_.bytes_sent += sent;
+  work.send.bytes = work.send_memory.take(sent);
+  // Parcels lie by rank, and for one rank in the order of its slots: so the receiver finds them.
+  std::stable_sort(services.begin(), services.end(),
+                   [](const auto& a, const auto& b) { return a.rank < b.rank; });
+  std::byte* at = work.send.bytes.data();
+  for (const Schedule::Service& service : services) {
+    const std::size_t begin = work.served.size();
+    serve(service, work);
+    if (service.rank == me) continue;
+    for (std::size_t i = begin; i < work.served.size(); ++i) {
+      work.served[i].to = at;
+      work.served[i].to_stride = packed_strides(work.served[i].slice.box.extent);
+      at += bytes_moved(geometry_, work.served[i].slice);
+    }
+  }
+  read_slices(work);
+  for (const Served& served : work.served) pack(served);
+}
+
+void Rounds::serve(const Schedule::Service& service, Work& work) {
+  if (service.rank != static_cast<std::uint64_t>(comm_.rank())) {
+    for (Slice& slice : slices_of(geometry_, plan_, numbers_[service.tile])) {
+      if (plan_.pieces[slice.piece].owner != comm_.rank()) continue;
+      work.served.push_back({slice, nullptr, {}, nullptr});
+    }
+    return;
+  }
+  const auto tile = std::find_if(work.tiles.begin(), work.tiles.end(),
+                                 [&](const Work::OwnTile& t) { return t.number == service.tile; });
+  const ByteRange range = bytes_of(geometry_, numbers_[tile->number]);
+  for (const Slice& slice : tile->slices) {
+    if (plan_.pieces[slice.piece].owner != comm_.rank()) continue;
+    const TargetTensor& target = geometry_.tensors[slice.target];
+    std::byte* to =
+        tile->bytes.data() + (target.base + slice.to * bytes(target.stored.dtype) - range.first);
+    work.served.push_back({slice, to, slice.to_stride, nullptr});
+  }
+}
+
+void Rounds::read_slices(Work& work) {
+  const auto changes = [&](const Slice& slice) {
+    const SourcePiece& piece = plan_.pieces[slice.piece].piece;
+    const StoredTensor& target = geometry_.tensors[slice.target].stored;
+    return piece.dtype != target.dtype || piece.add != target.add;
+  };
+  std::uint64_t size = 0;
+  for (const Served& served : work.served) {
+    if (!changes(served.slice)) continue;
+    const StoredTensor& target = geometry_.tensors[served.slice.target].stored;
+    const std::uint64_t width =
+        bytes(plan_.pieces[served.slice.piece].piece.dtype) + bytes(target.dtype);
+    size += (served.slice.elements() * width + 63) / 64 * 64;
+  }
+  std::byte* at = work.change_memory.take(size).data();
+  work.requests.clear();
+  for (Served& served : work.served) {
+    const SourcePiece& piece = plan_.pieces[served.slice.piece].piece;
+    const std::uint64_t width = bytes(piece.dtype);
+    formats::ReadRequest request{piece.file,
+                                 piece.base + served.slice.from * width,
+                                 served.slice.box.extent,
+                                 served.slice.from_stride,
+                                 served.to_stride,
+                                 width,
+                                 served.to};
+    if (changes(served.slice)) {
+      served.read_to = at;
+      request.to = at;
+      request.to_stride = packed_strides(served.slice.box.extent);
+      const StoredTensor& target = geometry_.tensors[served.slice.target].stored;
+      at += (served.slice.elements() * (width + bytes(target.dtype)) + 63) / 64 * 64;
+    }
+    work.requests.push_back(request);
+  }
+  reader_.read(work.requests);
+}
+
+void Rounds::pack(const Served& served) {
+  const Slice& slice = served.slice;
+  const SourcePiece& piece = plan_.pieces[slice.piece].piece;
+  const TargetTensor& target = geometry_.tensors[slice.target];
+  const std::uint32_t tensor = piece.placement.tensor;
+  const Dims& canonical = canonical_strides_[tensor];
+  const std::uint64_t canonical_first = dot(slice.box.offset, canonical);
+  const Dims packed = packed_strides(slice.box.extent);
+  const auto digest = [&](const std::byte* data, Dtype dtype, const Dims& stride) {
+    return digest_box(data, bytes(dtype), view(slice.box.extent), view(stride), view(canonical),
+                      canonical_first);
+  };
+  const bool primary = target.primary[slice.placement];
+  const bool wants_read = primary && wish_.read[piece.original];
+  const bool changed = served.read_to != nullptr;
+  const std::uint64_t count = slice.elements();
+  Digest after;
+  if (changed) {
+    if (wants_read) moved_.read[piece.original] += digest(served.read_to, piece.dtype, packed);
+    std::byte* to = served.read_to + count * bytes(piece.dtype);
+    change(to, target.stored.dtype, served.read_to, piece.dtype, count,
+           target.stored.add - piece.add);
+    if (wish_.arrived) after = digest(to, target.stored.dtype, packed);
+    copy_strided(served.to, view(served.to_stride), to, view(packed), view(slice.box.extent),
+                 bytes(target.stored.dtype));
+  } else if (wish_.arrived || wants_read) {
+    after = digest(served.to, piece.dtype, served.to_stride);
+    if (wants_read) moved_.read[piece.original] += after;
+  }
+  if (wish_.arrived) moved_.arrived[target.first_placement + slice.placement] += after;
+}
+
+void Rounds::finish(Work& work) {
+  std::vector<std::uint64_t> places(work.receive.sizes.size(), 0);
+  for (std::size_t r = 1; r < places.size(); ++r) {
+    places[r] = places[r - 1] + work.receive.sizes[r - 1];
+  }
+  for (Work::OwnTile& tile : work.tiles) {
+    const Tile which = numbers_[tile.number];
+    const ByteRange range = bytes_of(geometry_, which);
+    for (const Slice& slice : tile.slices) {
+      const int owner = plan_.pieces[slice.piece].owner;
+      if (owner == comm_.rank()) continue;
+      const TargetTensor& target = geometry_.tensors[slice.target];
+      const std::uint64_t width = bytes(target.stored.dtype);
+      std::uint64_t& place = places[static_cast<std::size_t>(owner)];
+      copy_strided(tile.bytes.data() + (target.base + slice.to * width - range.first),
+                   view(slice.to_stride), work.receive.bytes.data() + place,
+                   view(packed_strides(slice.box.extent)), view(slice.box.extent), width);
+      place += slice.elements() * width;
+    }
+    writer_.put_other_bytes(which, tile.bytes);
+    writer_.write(which, tile.bytes, moved_.crcs);
+  }
+}
+
+Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+  std::array<Work, 3> works;
+  const std::size_t all = schedule_.rounds.size();
+  const auto start = [&](auto&& work) {
+    return std::async(std::launch::async, [work] { return attempt(work); });
+  };
+  // Step s prepares round s, exchanges round s - 1 and finishes round s - 2.
+  for (std::size_t step = 0; step < all + 2; ++step) {
+    std::future<std::optional<Error>> reading, writing;
+    if (step < all) {
+      reading = start([&] { prepare(schedule_.rounds[step], works[step % 3]); });
+    }
+    if (step >= 2) writing = start([&] { finish(works[(step - 2) % 3]); });
+    if (step >= 1 && step - 1 < all && comm_.size() > 1) {
+      Work& work = works[(step - 1) % 3];
+      Exchange exchange(comm_, work.send, work.receive);
+      while (!exchange.test()) std::this_thread::yield();
+    }
+    std::optional<Error> mine;
+    if (reading.valid()) mine = reading.get();
+    if (writing.valid()) {
+      const std::optional<Error> other = writing.get();
+      if (!mine) mine = other;
+    }
+    agree_on(comm_, "move", mine);
+    if (step >= 2) progress(step - 1, all);
+  }
+  moved_.bytes_read = reader_.bytes_read();
+  moved_.bytes_written = writer_.bytes_written();
+  return std::move(moved_);
+}
+
+}  // namespace reshard::mpi

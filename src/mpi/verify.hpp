@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/digest.hpp"
+#include "core/geometry.hpp"
+#include "core/plan.hpp"
+#include "formats/source_reader.hpp"
+#include "formats/target_writer.hpp"
+#include "mpi/comm.hpp"
+
+namespace reshard::mpi {
+
+/// Collective. Sums over ranks, element by element, in place.
+void sum(const Comm& comm, std::vector<Digest>& digests);
+
+/// Collective. Reads this rank's replicas of the source and holds their digests against those of
+/// the pieces that were read instead (`read`, summed over ranks). Error(input) names the tensor and
+/// both files.
+void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& plan,
+                      const std::vector<Digest>& read, formats::SourceReader& reader);
+
+/// Collective. Reads the target back, every byte once, on another rank than wrote it, and holds it
+/// against the digests of what was sent (`arrived`, summed), the fill and the bytes that are no
+/// tensor data. Error(verification) names file and tensor.
+void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
+            const formats::Target& target, const std::vector<Digest>& arrived,
+            const std::vector<std::uint32_t>& crcs, formats::TargetWriter& writer);
+
+}  // namespace reshard::mpi
