@@ -1,0 +1,60 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+
+#include "app/commands.hpp"
+#include "app/report.hpp"
+#include "mpi/comm.hpp"
+
+namespace {
+
+using reshard::Error;
+using reshard::Kind;
+
+/// Started as one of many by a launcher that this MPI does not understand, each copy would convert
+/// alone and into the same target.
+void check_launcher(const reshard::mpi::Comm& comm) {
+  for (const char* name : {"SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr && std::atoi(value) > 1 && comm.size() == 1) {
+      throw Error(Kind::usage, std::string(name) + " is " + value +
+                                   ", but MPI sees one process: start with srun --mpi=pmix, or "
+                                   "with the mpirun of the MPI that reshard was built with");
+    }
+  }
+}
+
+int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
+  CLI::App app("Converts and reshards checkpoints of large language models, with many MPI ranks.");
+  app.set_version_flag("--version", reshard::app::version());
+  app.require_subcommand(1);
+  const auto commands = reshard::app::add_commands(app);
+  try {
+    app.parse(argc, argv);
+    check_launcher(comm);
+    for (const auto& command : commands) {
+      if (command.app->parsed()) return command.run(comm);
+    }
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    const bool asked = error.get_exit_code() == 0;
+    const int code = comm.rank() == 0 ? app.exit(error) : 0;
+    return asked ? code : static_cast<int>(Kind::usage);
+  } catch (const Error& error) {
+    if (comm.rank() == 0) reshard::app::report_failure(error, json);
+    return static_cast<int>(error.kind());
+  } catch (const std::exception& error) {
+    reshard::app::report_failure(Error(Kind::internal, error.what()), json);
+    return static_cast<int>(Kind::internal);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
+  reshard::mpi::Environment environment(argc, argv);
+  const reshard::mpi::Comm world(MPI_COMM_WORLD);
+  return run(argc, argv, world, json);
+}

@@ -1,0 +1,156 @@
+#include "app/report.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+namespace reshard::app {
+namespace {
+
+std::uint64_t total(const std::vector<std::uint64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), std::uint64_t{0});
+}
+
+std::string number(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+std::string layout_text(const formats::Parallelism& p) {
+  std::string text = "tp " + std::to_string(p.tp) + ", pp " + std::to_string(p.pp);
+  if (p.vpp > 1) text += ", vpp " + std::to_string(p.vpp);
+  if (p.ep > 1) text += ", ep " + std::to_string(p.ep) + ", etp " + std::to_string(p.etp);
+  return text;
+}
+
+Json json_of(const mpi::ConvertReport& r) {
+  Json phases = Json::object();
+  double seconds = 0;
+  for (const auto& phase : r.phases) {
+    phases[phase.name] = phase.seconds;
+    seconds += phase.seconds;
+  }
+  const auto bytes = [](const std::vector<std::uint64_t>& by_rank) {
+    return Json{{"sum", total(by_rank)}, {"by_rank", by_rank}};
+  };
+  return {
+      {"unit", r.unit},
+      {"from", r.from},
+      {"to", r.to},
+      {"family", r.family},
+      {"seconds", seconds},
+      {"phases", phases},
+      {"ranks", r.bytes_read.size()},
+      {"rounds", r.rounds},
+      {"tile_bytes", r.tile_bytes},
+      {"memory", r.memory},
+      {"tensors", r.tensors},
+      {"parameters", r.parameters},
+      {"target_bytes", r.target_bytes},
+      {"read", bytes(r.bytes_read)},
+      {"sent", bytes(r.bytes_sent)},
+      {"written", bytes(r.bytes_written)},
+      {"peak_rss",
+       {{"max", *std::max_element(r.peak_rss.begin(), r.peak_rss.end())}, {"by_rank", r.peak_rss}}},
+      {"verified", r.verified},
+      {"warnings", r.warnings},
+      {"dropped", r.dropped},
+      {"notes", r.notes}};
+}
+
+std::string text_of(const mpi::ConvertReport& r) {
+  double seconds = 0;
+  std::string phases;
+  for (const auto& phase : r.phases) {
+    seconds += phase.seconds;
+    phases += (phases.empty() ? "" : ", ") + phase.name + " " + number(phase.seconds, 2) + " s";
+  }
+  std::string text;
+  for (const std::string& warning : r.warnings) text += "warning: " + warning + "\n";
+  for (const std::string& dropped : r.dropped) text += "dropped: " + dropped + "\n";
+  text += r.family + " from " + r.from + " (" + layout_text(r.source_parallelism) + ") to " + r.to +
+          " (" + layout_text(r.target_parallelism) + "): " + std::to_string(r.tensors) +
+          " tensors, " + human_bytes(r.target_bytes) + " in " + number(seconds, 2) + " s\n";
+  text += "  " + phases + "\n";
+  text += "  read " + human_bytes(total(r.bytes_read)) + ", exchanged " +
+          human_bytes(total(r.bytes_sent)) + ", written " + human_bytes(total(r.bytes_written)) +
+          " by " + std::to_string(r.bytes_read.size()) + " ranks in " + std::to_string(r.rounds) +
+          " rounds; peak memory of a rank " +
+          human_bytes(*std::max_element(r.peak_rss.begin(), r.peak_rss.end())) +
+          " (buffers within " + human_bytes(r.memory) + ")\n";
+  for (const std::string& note : r.notes) text += "note: " + note + "\n";
+  text += r.verified ? "verified: every byte was read back, the numbers of every tensor are those "
+                       "of the source\n"
+                     : "not verified: --no-verify\n";
+  return text + r.unit + "\n";
+}
+
+}  // namespace
+
+void add_output_options(CLI::App& command, OutputOptions& options) {
+  command.add_flag("--json", options.json, "print one JSON object")->group("Output");
+  command.add_flag("--quiet", options.quiet, "no progress")->group("Output");
+}
+
+Report::Report(OutputOptions options, bool speaks)
+    : options_(options),
+      speaks_(speaks),
+      terminal_(::isatty(STDERR_FILENO) != 0),
+      begin_(std::chrono::steady_clock::now()),
+      last_(begin_) {}
+
+void Report::progress(std::uint64_t done, std::uint64_t all) {
+  const auto now = std::chrono::steady_clock::now();
+  const auto pause = terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10);
+  if (!speaks_ || options_.quiet || all == 0 || (now - last_ < pause && done != all)) return;
+  if (!terminal_ && done == all && !line_open_) return;  // over before the first line was due
+  last_ = now;
+  const double share = static_cast<double>(done) / static_cast<double>(all);
+  const double seconds = std::chrono::duration<double>(now - begin_).count();
+  const std::string text = number(100 * share, 0) + " %, round " + std::to_string(done) + " of " +
+                           std::to_string(all) + ", " + number(seconds, 0) + " s, about " +
+                           number(seconds / share - seconds, 0) + " s left";
+  std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", text.c_str());
+  line_open_ = true;
+  if (done == all) end_line();
+}
+
+void Report::end_line() {
+  if (line_open_ && terminal_) std::fputc('\n', stderr);
+  line_open_ = false;
+}
+
+void Report::converted(const mpi::ConvertReport& report) {
+  if (speaks_) output(text_of(report), json_of(report));
+}
+
+void Report::output(const std::string& text, const Json& json) {
+  if (!speaks_) return;
+  const std::string all = options_.json ? json.dump(2) + "\n" : text;
+  std::fwrite(all.data(), 1, all.size(), stdout);
+}
+
+void report_failure(const Error& error, bool json) {
+  if (json) {
+    const Json object = {{"code", static_cast<int>(error.kind())}, {"message", error.what()}};
+    std::printf("%s\n", object.dump(2).c_str());
+  } else {
+    std::fprintf(stderr, "reshard: %s\n", error.what());
+  }
+}
+
+std::string human_bytes(std::uint64_t bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024 && unit < 5) {
+    value /= 1024;
+    ++unit;
+  }
+  return number(value, unit == 0 ? 0 : 1) + " " + units[unit];
+}
+
+}  // namespace reshard::app

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "mpi/convert.hpp"
+
+namespace reshard::app {
+
+/// How the user wants to be told.
+struct OutputOptions {
+  bool json = false, quiet = false;
+};
+void add_output_options(CLI::App& command, OutputOptions& options);
+
+/// The only printer: results go to stdout, all else to stderr; only one rank speaks.
+class Report {
+ public:
+  Report(OutputOptions options, bool speaks);
+  /// One line on a terminal, a line now and then in a log.
+  void progress(std::uint64_t done, std::uint64_t all);
+  void converted(const mpi::ConvertReport& report);
+  /// Prints text, or with --json the object, as a command's output.
+  void output(const std::string& text, const Json& json);
+
+ private:
+  void end_line();
+
+  OutputOptions options_;
+  bool speaks_, terminal_;
+  bool line_open_ = false;
+  std::chrono::steady_clock::time_point begin_, last_;
+};
+
+/// Tells of a failure on stderr; with --json as one object on stdout.
+void report_failure(const Error& error, bool json);
+
+/// "12.5 GiB"
+std::string human_bytes(std::uint64_t bytes);
+
+}  // namespace reshard::app

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+
+#include "formats/dialect/options.hpp"
+
+namespace reshard::app {
+
+/// Words on the command line that are not yet values: sizes, dtypes, choices.
+struct OptionWords {
+  std::string dtype = "keep", vocab_fill = "zero", max_shard_size = "5GB", memory;
+  std::string optimizer = "drop", replicas = "equal";
+  std::string stage_layers;
+};
+
+/// Options that tell about a source; shared by all commands that read one.
+void add_source_options(CLI::App& command, formats::SourceOptions& options);
+/// Options that describe a target.
+void add_target_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words);
+/// Turns words into values; Error(usage) names the option.
+void settle(const OptionWords& words, formats::TargetOptions& options);
+
+}  // namespace reshard::app
