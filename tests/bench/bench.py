@@ -1,0 +1,142 @@
+"""Conversions against cp of the same bytes, at several rank counts, with peak memory: what ./dev bench prints.
+
+usage: bench.py RESHARD FOLDER [--parameters 1e9] [--ranks 1,2,4] [--repeat 3]
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import statistics
+import subprocess
+import time
+
+MIB = 1024 * 1024
+
+
+class Bench:
+    """Runs commands in one folder and keeps what they took."""
+
+    def __init__(self, reshard, folder):
+        self.reshard, self.folder = str(reshard), pathlib.Path(folder)
+
+    def run(self, ranks, *arguments):
+        """One reshard command; its wall time and, with --json, its report."""
+        launcher = [] if ranks == 1 else ["mpirun", "--oversubscribe", "-n", str(ranks)]
+        command = [*launcher, self.reshard, *map(str, arguments)]
+        start = time.monotonic()
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+        seconds = time.monotonic() - start
+        return seconds, json.loads(done.stdout) if "--json" in arguments else {}
+
+    def convert(self, ranks, source, flags):
+        """Converts to a folder that is removed again."""
+        target = self.folder / "out"
+        shutil.rmtree(target, ignore_errors=True)
+        result = self.run(ranks, "convert", self.folder / source, target, *flags, "--quiet", "--json")
+        shutil.rmtree(target)
+        return result
+
+    def copy(self, ranks, source):
+        """cp of the files by so many processes, sizes spread evenly."""
+        target = self.folder / "copy"
+        shutil.rmtree(target, ignore_errors=True)
+        files = sorted((p for p in (self.folder / source).rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
+        lots = [[] for _ in range(ranks)]
+        for file in files:
+            min(lots, key=lambda lot: sum(p.stat().st_size for p in lot)).append(file)
+        for number in range(ranks):
+            (target / str(number)).mkdir(parents=True)
+        start = time.monotonic()
+        # Backups keep files of one name apart.
+        processes = [
+            subprocess.Popen(["cp", "--backup=numbered", *map(str, lot), str(target / str(number))])
+            for number, lot in enumerate(lots)
+            if lot
+        ]
+        assert not any([process.wait() for process in processes]), "cp failed"
+        seconds = time.monotonic() - start
+        shutil.rmtree(target)
+        return seconds
+
+
+def size_of(folder):
+    """Bytes of all files below folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def pick(report, *names):
+    """A number that the report holds under one of the names, whether alone or as a sum over ranks."""
+    for name in names:
+        value = report.get(name)
+        if isinstance(value, dict):
+            value = value.get("sum", value.get("max"))
+        if value is not None:
+            return value
+    return 0
+
+
+def measure(bench, ranks, repeat, jobs):
+    """Rows for one rank count; cp and the jobs alternate, so that what else the machine does hits all alike."""
+    times, reports = {name: [] for name in ["cp", *jobs]}, {}
+    for _ in range(repeat):
+        times["cp"].append(bench.copy(ranks, "tp2pp2"))
+        for name, (source, flags) in jobs.items():
+            seconds, reports[name] = bench.convert(ranks, source, flags)
+            times[name].append(seconds)
+    base = statistics.median(times["cp"])
+    print(f"{ranks:5}  {'cp':34} {base:7.2f} s")
+    for name in jobs:
+        report, seconds = reports[name], statistics.median(times[name])
+        needed = size_of(bench.folder / jobs[name][0])
+        read, written = pick(report, "bytes_read"), pick(report, "bytes_written")
+        peak = pick(report, "peak_rss", "peak_rss_bytes")
+        print(
+            f"{ranks:5}  {name:34} {seconds:7.2f} s  {seconds / base:5.2f} x cp  peak {peak / MIB:6.0f} MiB  "
+            f"read {read / needed:4.2f}  written {written / needed:4.2f}"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("reshard")
+    parser.add_argument("folder")
+    parser.add_argument("--parameters", default="1e9")
+    parser.add_argument("--ranks", default="1,2,4")
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    bench = Bench(pathlib.Path(options.reshard).resolve(), pathlib.Path(options.folder).resolve())
+    shutil.rmtree(bench.folder, ignore_errors=True)
+    bench.folder.mkdir(parents=True)
+    layout = ["--to", "megatron", "--tp", "2", "--pp", "2"]
+    sample = ["--family", "llama", "--parameters", options.parameters, "--dtype", "bf16"]
+    bench.run(2, "sample", bench.folder / "tp2pp2", *sample, *layout)
+    bench.run(2, "convert", bench.folder / "tp2pp2", bench.folder / "hf", "--to", "hf", "--quiet")
+    print(f"a llama of {options.parameters} parameters, {size_of(bench.folder / 'tp2pp2') / 1e9:.2f} GB")
+    jobs = {}
+    for suffix, extra in ((" ", []), (", no verify", ["--no-verify"])):
+        jobs["same layout" + suffix] = ("tp2pp2", [*layout, *extra])
+        jobs["tp2pp2 -> tp4pp1" + suffix] = ("tp2pp2", ["--to", "megatron", "--tp", "4", "--pp", "1", *extra])
+        jobs["tp2pp2 -> hf" + suffix] = ("tp2pp2", ["--to", "hf", *extra])
+        jobs["hf -> tp2pp2" + suffix] = ("hf", [*layout, *extra])
+    jobs["tp2pp2 -> hf, --memory 64MiB"] = ("tp2pp2", ["--to", "hf", "--memory", "64MiB"])
+    for ranks in map(int, options.ranks.split(",")):
+        measure(bench, ranks, options.repeat, jobs)
+    for ranks in (1, 2, 4, 8):
+        print(f"{ranks:5}  start-up (--version)             {bench.run(ranks, '--version')[0]:7.2f} s")
+    plan_large(bench)
+    shutil.rmtree(bench.folder)
+
+
+def plan_large(bench):
+    """A plan for 4096 ranks of a 1 T parameter model, from headers alone."""
+    layout = ["--to", "megatron", "--tp", "8", "--pp", "16", "--ep", "8"]
+    sample = ["--family", "qwen3_moe", "--parameters", "1e12", "--dtype", "bf16", "--sparse"]
+    bench.run(2, "sample", bench.folder / "large", *sample, *layout)
+    ranks = ["--ranks", "4096", "--ranks-per-node", "32"]
+    seconds, _ = bench.run(1, "plan", bench.folder / "large", bench.folder / "large-hf", "--to", "hf", *ranks, "--json")
+    print(f"       plan 1 T parameters, 4096 ranks    {seconds:7.2f} s")
+
+
+if __name__ == "__main__":
+    main()

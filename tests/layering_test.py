@@ -1,0 +1,75 @@
+"""The rules between folders (DESIGN section 3) that linking alone does not catch.
+
+usage: layering_test.py REPOSITORY
+"""
+
+import pathlib
+import re
+import sys
+
+# A folder includes only itself and what stands to its left.
+ORDER = ("core", "families", "formats", "mpi", "app")
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", re.DOTALL)
+LIBTORCH = ("ATen/", "torch/", "c10/", "caffe2/")
+LIBTORCH_SOURCES = 2
+# Beyond the habit of about 400 lines a file is named; beyond this it fails.
+LONG, TOO_LONG = 400, 600
+
+
+def lines_of(root, folders):
+    """Every C++ file below the folders: its path relative to root and its text."""
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*.[hc]pp")):
+            yield path.relative_to(root), path.read_text()
+
+
+def faults_of_source(path, text):
+    """What a file below src/ includes or calls against the rules."""
+    folder = path.parts[1]
+    if folder not in ORDER:
+        yield f"{path}: folder {folder} is not one of {', '.join(ORDER)}"
+        return
+    code = COMMENT.sub("", text)
+    for name in INCLUDE.findall(text):
+        top = name.split("/")[0]
+        if top in ORDER and ORDER.index(top) > ORDER.index(folder):
+            yield f"{path}: includes {name}, but {folder} stands to the left of {top}"
+        if name == "mpi.h" and folder != "mpi":
+            yield f"{path}: includes mpi.h outside src/mpi"
+        if name.startswith(LIBTORCH) and path.suffix == ".hpp":
+            yield f"{path}: a header includes {name}"
+        if name.startswith(".."):
+            yield f"{path}: includes {name}; paths begin at src/"
+    if folder != "mpi" and (call := re.search(r"\bMPI_\w+", code)):
+        yield f"{path}: {call.group()} outside src/mpi"
+    if path.suffix == ".hpp" and "#pragma once" not in text:
+        yield f"{path}: has no #pragma once"
+
+
+def faults_of_test(path, text):
+    """Tests use MPI only where mpiexec starts them."""
+    if path.parts[1] in ("unit", "fuzz") and re.search(r"\bMPI_\w+", COMMENT.sub("", text)):
+        yield f"{path}: MPI in a test that runs in one process"
+
+
+def main(repository):
+    root = pathlib.Path(repository)
+    sources, tests = list(lines_of(root, ["src"])), list(lines_of(root, ["tests"]))
+    faults = [fault for path, text in sources for fault in faults_of_source(path, text)]
+    faults += [fault for path, text in tests for fault in faults_of_test(path, text)]
+    libtorch = [path for path, text in sources if any(name.startswith(LIBTORCH) for name in INCLUDE.findall(text))]
+    if len(libtorch) > LIBTORCH_SOURCES:
+        faults.append(f"libtorch in {len(libtorch)} sources, at most {LIBTORCH_SOURCES}: {', '.join(map(str, libtorch))}")
+    for path, text in sources + tests:
+        length = text.count("\n")
+        if length > LONG:
+            print(f"long: {path}: {length} lines")
+        if length > TOO_LONG:
+            faults.append(f"{path}: {length} lines, at most {TOO_LONG}")
+    print(f"{len(sources)} sources, {len(tests)} tests, {len(faults)} faults", *faults, sep="\n")
+    return 0 if sources and not faults else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
