@@ -1,6 +1,7 @@
 #include "formats/dialect/megatron.hpp"
 
 #include <algorithm>
+#include <charconv>
 
 #include "core/error.hpp"
 #include "families/pattern.hpp"
@@ -129,6 +130,13 @@ Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelis
     if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
   }
   return shard;
+}
+
+std::optional<std::uint64_t> whole_number(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
 }
 
 std::string iteration_folder(std::uint64_t iteration) {

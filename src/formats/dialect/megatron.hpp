@@ -45,6 +45,9 @@ struct MegatronRows {
 Shard megatron_shard(const MegatronRows& rows, const Parallelism& parallelism, const FileRank& rank,
                      std::vector<bool>& covered);
 
+/// A text that is one number and nothing else.
+std::optional<std::uint64_t> whole_number(std::string_view text);
+
 /// "iter_0001000" (megatron.md section 1.1).
 std::string iteration_folder(std::uint64_t iteration);
 

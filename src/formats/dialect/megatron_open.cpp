@@ -1,76 +1,17 @@
 #include <algorithm>
-#include <charconv>
-#include <filesystem>
 #include <map>
-#include <set>
 
 #include "core/error.hpp"
 #include "families/arguments.hpp"
 #include "families/pattern.hpp"
-#include "formats/container/torch_file.hpp"
+#include "families/record.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
-#include "formats/file.hpp"
 
-// The reading half of the dialect: detection, headers, and a source from them.
+// A source from the headers of all files.
 
 namespace reshard::formats {
 namespace {
-
-namespace fs = std::filesystem;
-constexpr std::string_view tracker_name = "latest_checkpointed_iteration.txt";
-constexpr std::string_view model_file = "model_optim_rng.pt";
-
-bool has_rank_folders(const fs::path& folder) {
-  if (!fs::is_directory(folder)) return false;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().filename().string().starts_with("mp_rank_")) return true;
-  }
-  return false;
-}
-
-/// The tracker's text: "release" or an iteration (megatron.md section 1.2).
-std::string read_tracker(const fs::path& path) {
-  std::string text = read_text(path.string(), 4096);
-  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-  std::erase_if(text, is_space);
-  return text;
-}
-
-std::optional<std::uint64_t> number_in(std::string_view text) {
-  std::uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-/// The unit below a root, by the tracker or the user's word.
-std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options) {
-  const fs::path tracker = root / tracker_name;
-  if (!fs::exists(tracker)) {
-    for (const auto& entry : fs::directory_iterator(root)) {
-      if (entry.path().filename().string().starts_with("iter_") && has_rank_folders(entry.path())) {
-        throw Error(Kind::incomplete,
-                    root.string() + ": has " + entry.path().filename().string() + " but no " +
-                        std::string(tracker_name) +
-                        ", which Megatron writes last; name the folder itself to read it anyway");
-      }
-    }
-    return std::nullopt;
-  }
-  const std::string text = read_tracker(tracker);
-  const std::optional<std::uint64_t> latest = number_in(text);
-  if (!latest && text != "release") {
-    throw Error(Kind::input, tracker.string() + ": '" + text.substr(0, 40) +
-                                 "' is neither an iteration nor 'release'");
-  }
-  if (options.iteration && latest && *options.iteration > *latest) {
-    throw Error(Kind::incomplete, tracker.string() + ": the latest finished iteration is " + text +
-                                      ", wanted " + std::to_string(*options.iteration));
-  }
-  if (options.iteration) return root / iteration_folder(*options.iteration);
-  return latest ? root / iteration_folder(*latest) : root / "release";
-}
 
 /// The tensors of each model chunk, "model" or "model0", ..., in one file's index.
 std::map<std::string, std::uint64_t> layers_of_chunks(const FileIndex& index) {
@@ -82,7 +23,7 @@ std::map<std::string, std::uint64_t> layers_of_chunks(const FileIndex& index) {
     if (at == std::string::npos) continue;
     const std::size_t begin = at + std::string_view(".layers.").size();
     const std::string_view rest = std::string_view(entry.name).substr(begin);
-    if (const auto layer = number_in(rest.substr(0, rest.find('.')))) {
+    if (const auto layer = whole_number(rest.substr(0, rest.find('.')))) {
       count = std::max(count, *layer + 1);
     }
   }
@@ -161,6 +102,72 @@ std::map<std::string, FileRank> ranks_of_files(const Parallelism& parallelism, s
   return found;
 }
 
+/// Rows of the true vocabulary: by the user, by the config.json that came from Hugging Face, by
+/// args.
+void settle_vocabulary(const SourceOptions& options, std::uint64_t padded, families::Record& record,
+                       Source& source) {
+  if (options.vocab_size) {
+    if (*options.vocab_size > padded) {
+      throw Error(Kind::usage, "--vocab-size " + std::to_string(*options.vocab_size) +
+                                   ": the files have " + std::to_string(padded) + " rows");
+    }
+    record["vocab"] = *options.vocab_size;
+    return;
+  }
+  const Json kept = source.config.is_object() ? source.config.value("vocab_size", Json()) : Json();
+  if (kept.is_number_unsigned() && kept <= padded) {
+    record["vocab"] = kept;
+  } else if (record.at("vocab") == padded) {
+    source.warnings.push_back("nothing tells the true vocabulary: all " + std::to_string(padded) +
+                              " rows are kept; --vocab-size says otherwise");
+  }
+}
+
+/// Family and record: what a config.json beside the weights says, where args describe the same
+/// function, else what args say, completed by the family.
+void settle_record(const families::ArgumentTable& table, const SourceOptions& options,
+                   const families::MegatronArguments& arguments, Source& source) {
+  std::string model_type = options.family;
+  if (model_type.empty() && source.config.is_object()) {
+    source.family = families::family_of_config(source.config);
+    source.model_type = source.config.at("model_type").get<std::string>();
+    families::Record told =
+        families::read_config(source.family, source.config, options.ignore_config);
+    if (families::differing_lines(arguments.record, told).empty()) {
+      told["vocab"] = arguments.record.at("vocab");
+      told["dtype"] = arguments.record.at("dtype");
+      source.record = source.config_record = told;
+      return;
+    }
+    model_type = source.model_type;
+  }
+  if (model_type.empty()) {
+    if (arguments.families.empty()) {
+      throw Error(Kind::input,
+                  "args describe a function that no family computes: name one with "
+                  "--family, or its table");
+    }
+    model_type = arguments.families.front();
+    if (arguments.families.size() > 1) {
+      std::string others;
+      for (std::size_t i = 1; i < arguments.families.size(); ++i) {
+        others += (i > 1 ? ", " : "") + arguments.families[i];
+      }
+      source.warnings.push_back("family " + model_type + " taken; " + others +
+                                " would compute the same: --family chooses");
+    }
+  }
+  source.family = family_named(model_type);
+  const bool is_type =
+      std::any_of(source.family.model_types.begin(), source.family.model_types.end(),
+                  [&](const families::ModelType& type) { return type.name == model_type; });
+  source.model_type = is_type ? model_type : source.family.model_types.front().name;
+  const families::CompleteRecord complete =
+      families::complete_record(table, arguments, source.family, source.model_type);
+  source.record = complete.model;
+  source.config_record = complete.config;
+}
+
 /// Counts the layers in the files, chunk by chunk; that is right for every way to split stages
 /// (megatron.md section 3.5).
 void read_stages(const std::vector<FileIndex>& indices,
@@ -172,7 +179,7 @@ void read_stages(const std::vector<FileIndex>& indices,
     const auto rank = ranks.find(index.path);
     if (rank == ranks.end()) continue;
     for (const auto& [chunk, count] : layers_of_chunks(index)) {
-      const auto v = chunk == "model" ? 0 : number_in(std::string_view(chunk).substr(5));
+      const auto v = chunk == "model" ? 0 : whole_number(std::string_view(chunk).substr(5));
       if (!v || *v >= p.vpp || (chunk == "model") != (p.vpp == 1)) {
         problems.add(index.path + ": holds '" + chunk + "', but args say vpp " +
                      std::to_string(p.vpp));
@@ -208,70 +215,6 @@ std::string spelled(const families::DialectTable& table, std::string name) {
 
 }  // namespace
 
-std::optional<Found> Megatron::detect(const SourceOptions& options) const {
-  const fs::path path(options.path);
-  if (!fs::is_directory(path)) return std::nullopt;
-  std::optional<fs::path> unit = path;
-  if (!has_rank_folders(path)) unit = unit_below(path, options);
-  if (!unit || fs::exists(*unit / ".metadata")) return std::nullopt;
-  if (!has_rank_folders(*unit)) {
-    throw Error(Kind::input, unit->string() + ": has no folder mp_rank_*");
-  }
-  Found found{std::string(name()), unit->string(), {}, Json::object()};
-  Json others = Json::array();
-  for (const auto& entry : fs::directory_iterator(*unit)) {
-    const std::string folder = entry.path().filename().string();
-    if (!folder.starts_with("mp_rank_")) continue;
-    for (const auto& file : fs::directory_iterator(entry.path())) {
-      const std::string leaf = file.path().filename().string();
-      if (leaf == model_file) {
-        found.files.push_back(folder + "/" + leaf);
-      } else {
-        others.push_back(folder + "/" + leaf);
-      }
-    }
-  }
-  std::sort(found.files.begin(), found.files.end());
-  if (found.files.empty()) {
-    throw Error(Kind::input, unit->string() + ": no mp_rank_*/" + std::string(model_file));
-  }
-  const fs::path kept = *unit / hf_config_folder;
-  const std::string config =
-      options.config.empty() ? (kept / "config.json").string() : options.config;
-  found.facts["others"] = std::move(others);
-  found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
-  if (!options.config.empty() && !fs::exists(config)) {
-    throw Error(Kind::input, config + ": does not exist");
-  }
-  found.facts["companions"] =
-      to_json(companions_in(options.tokenizer.empty() ? kept.string() : options.tokenizer));
-  return found;
-}
-
-FileIndex Megatron::index(const Found& found, const std::string& name) const {
-  const File file = File::open_read((fs::path(found.unit) / name).string());
-  FileIndex index = read_torch_file(source_of(file), name);
-  if (!index.facts.is_object() || !index.facts.contains("args")) {
-    throw Error(Kind::input, name + ": not a Megatron checkpoint: no 'args' at the top");
-  }
-  Json facts = Json::object();
-  facts["keys"] = Json::array();
-  for (const auto& [key, value] : index.facts.items()) {
-    facts["keys"].push_back(key);
-    const bool small = value.is_primitive() && !value.is_string();
-    if (small) facts[key] = value;
-  }
-  const Json& args = index.facts.at("args");
-  facts["args"] = args.contains("state") ? args.at("state") : args;
-  if (!facts["args"].is_object()) throw Error(Kind::input, name + ": args is not a Namespace");
-  index.facts = std::move(facts);
-  std::erase_if(index.tensors, [](const TensorEntry& entry) {
-    const std::string key = entry.name.substr(0, entry.name.find('.'));
-    return !families::matches("model", key) && !families::matches("model{v}", key);
-  });
-  return index;
-}
-
 Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
                       const SourceOptions& options, Problems& problems) const {
   const families::ArgumentTable table = families::load_arguments("megatron");
@@ -293,45 +236,8 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     }
   }
   const std::uint64_t padded = arguments.degrees.at("padded_vocab").get<std::uint64_t>();
-  if (options.vocab_size) {
-    if (*options.vocab_size > padded) {
-      throw Error(Kind::usage, "--vocab-size " + std::to_string(*options.vocab_size) +
-                                   ": the files have " + std::to_string(padded) + " rows");
-    }
-    arguments.record["vocab"] = *options.vocab_size;
-  } else if (arguments.record.at("vocab") == padded) {
-    source.warnings.push_back("nothing tells the true vocabulary: all " + std::to_string(padded) +
-                              " rows are kept; --vocab-size says otherwise");
-  }
-  std::string model_type = options.family;
-  if (model_type.empty() && source.config.is_object()) {
-    model_type = source.config.value("model_type", "");
-  }
-  if (model_type.empty()) {
-    if (arguments.families.empty()) {
-      throw Error(Kind::input,
-                  "args describe a function that no family computes: name one with "
-                  "--family, or its table");
-    }
-    model_type = arguments.families.front();
-    if (arguments.families.size() > 1) {
-      std::string others;
-      for (std::size_t i = 1; i < arguments.families.size(); ++i) {
-        others += (i > 1 ? ", " : "") + arguments.families[i];
-      }
-      source.warnings.push_back("family " + model_type + " taken; " + others +
-                                " would compute the same: --family chooses");
-    }
-  }
-  source.family = family_named(model_type);
-  const bool is_type =
-      std::any_of(source.family.model_types.begin(), source.family.model_types.end(),
-                  [&](const families::ModelType& type) { return type.name == model_type; });
-  source.model_type = is_type ? model_type : source.family.model_types.front().name;
-  const families::CompleteRecord complete =
-      families::complete_record(table, arguments, source.family, source.model_type);
-  source.record = complete.model;
-  source.config_record = complete.config;
+  settle_vocabulary(options, padded, arguments.record, source);
+  settle_record(table, options, arguments, source);
   source.choices = arguments.choices;
   source.training = arguments.training;
   source.parallelism = read_degrees(arguments.degrees);
@@ -379,7 +285,7 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     const auto name = key.get<std::string>();
     for (const char* other :
          {"optimizer", "opt_param_scheduler", "rng_state", "rerun_state_machine"}) {
-      if (name == other) source.dropped.push_back(name + " in " + std::string(model_file));
+      if (name == other) source.dropped.push_back(name + " in " + "model_optim_rng.pt");
     }
   }
   if (!found.facts.at("others").empty()) {

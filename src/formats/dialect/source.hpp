@@ -67,8 +67,8 @@ struct Source {
   families::Record config_record;  ///< what the family's config.json says (CompleteRecord::config)
   std::string model_type;
   CanonicalModel model;       ///< with vocabulary padding where the files have it
-  std::vector<Dtype> dtypes;          ///< of each canonical tensor, as stored
-  std::vector<double> adds;           ///< of each: stored value = canonical value + add
+  std::vector<Dtype> dtypes;  ///< of each canonical tensor, as stored
+  std::vector<double> adds;   ///< of each: stored value = canonical value + add
   Parallelism parallelism;
   Json choices = Json::object();   ///< of the dialect's table
   Json args;                       ///< the framework's arguments, null if it has none

@@ -1,0 +1,132 @@
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <optional>
+
+#include "core/error.hpp"
+#include "families/pattern.hpp"
+#include "formats/container/torch_file.hpp"
+#include "formats/dialect/huggingface.hpp"
+#include "formats/dialect/megatron.hpp"
+#include "formats/file.hpp"
+
+// Which files are a checkpoint, and the header of one.
+
+namespace reshard::formats {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::string_view tracker_name = "latest_checkpointed_iteration.txt";
+constexpr std::string_view model_file = "model_optim_rng.pt";
+
+bool has_rank_folders(const fs::path& folder) {
+  if (!fs::is_directory(folder)) return false;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename().string().starts_with("mp_rank_")) return true;
+  }
+  return false;
+}
+
+/// The tracker's text: "release" or an iteration (megatron.md section 1.2).
+std::string read_tracker(const fs::path& path) {
+  std::string text = read_text(path.string(), 4096);
+  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
+  std::erase_if(text, is_space);
+  return text;
+}
+
+/// The unit below a root, by the tracker or the user's word.
+std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options) {
+  const fs::path tracker = root / tracker_name;
+  if (!fs::exists(tracker)) {
+    for (const auto& entry : fs::directory_iterator(root)) {
+      if (entry.path().filename().string().starts_with("iter_") && has_rank_folders(entry.path())) {
+        throw Error(Kind::incomplete,
+                    root.string() + ": has " + entry.path().filename().string() + " but no " +
+                        std::string(tracker_name) +
+                        ", which Megatron writes last; name the folder itself to read it anyway");
+      }
+    }
+    return std::nullopt;
+  }
+  const std::string text = read_tracker(tracker);
+  const std::optional<std::uint64_t> latest = whole_number(text);
+  if (!latest && text != "release") {
+    throw Error(Kind::input, tracker.string() + ": '" + text.substr(0, 40) +
+                                 "' is neither an iteration nor 'release'");
+  }
+  if (options.iteration && latest && *options.iteration > *latest) {
+    throw Error(Kind::incomplete, tracker.string() + ": the latest finished iteration is " + text +
+                                      ", wanted " + std::to_string(*options.iteration));
+  }
+  if (options.iteration) return root / iteration_folder(*options.iteration);
+  return latest ? root / iteration_folder(*latest) : root / "release";
+}
+
+}  // namespace
+
+std::optional<Found> Megatron::detect(const SourceOptions& options) const {
+  const fs::path path(options.path);
+  if (!fs::is_directory(path)) return std::nullopt;
+  std::optional<fs::path> unit = path;
+  if (!has_rank_folders(path)) unit = unit_below(path, options);
+  if (!unit || fs::exists(*unit / ".metadata")) return std::nullopt;
+  if (!has_rank_folders(*unit)) {
+    throw Error(Kind::input, unit->string() + ": has no folder mp_rank_*");
+  }
+  Found found{std::string(name()), unit->string(), {}, Json::object()};
+  Json others = Json::array();
+  for (const auto& entry : fs::directory_iterator(*unit)) {
+    const std::string folder = entry.path().filename().string();
+    if (!folder.starts_with("mp_rank_")) continue;
+    for (const auto& file : fs::directory_iterator(entry.path())) {
+      const std::string leaf = file.path().filename().string();
+      if (leaf == model_file) {
+        found.files.push_back(folder + "/" + leaf);
+      } else {
+        others.push_back(folder + "/" + leaf);
+      }
+    }
+  }
+  std::sort(found.files.begin(), found.files.end());
+  if (found.files.empty()) {
+    throw Error(Kind::input, unit->string() + ": no mp_rank_*/" + std::string(model_file));
+  }
+  const fs::path kept = *unit / hf_config_folder;
+  const std::string config =
+      options.config.empty() ? (kept / "config.json").string() : options.config;
+  found.facts["others"] = std::move(others);
+  found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
+  if (!options.config.empty() && !fs::exists(config)) {
+    throw Error(Kind::input, config + ": does not exist");
+  }
+  found.facts["companions"] =
+      to_json(companions_in(options.tokenizer.empty() ? kept.string() : options.tokenizer));
+  return found;
+}
+
+FileIndex Megatron::index(const Found& found, const std::string& name) const {
+  const File file = File::open_read((fs::path(found.unit) / name).string());
+  FileIndex index = read_torch_file(source_of(file), name);
+  if (!index.facts.is_object() || !index.facts.contains("args")) {
+    throw Error(Kind::input, name + ": not a Megatron checkpoint: no 'args' at the top");
+  }
+  Json facts = Json::object();
+  facts["keys"] = Json::array();
+  for (const auto& [key, value] : index.facts.items()) {
+    facts["keys"].push_back(key);
+    const bool small = value.is_primitive() && !value.is_string();
+    if (small) facts[key] = value;
+  }
+  const Json& args = index.facts.at("args");
+  facts["args"] = args.contains("state") ? args.at("state") : args;
+  if (!facts["args"].is_object()) throw Error(Kind::input, name + ": args is not a Namespace");
+  index.facts = std::move(facts);
+  std::erase_if(index.tensors, [](const TensorEntry& entry) {
+    const std::string key = entry.name.substr(0, entry.name.find('.'));
+    return !families::matches("model", key) && !families::matches("model{v}", key);
+  });
+  return index;
+}
+
+}  // namespace reshard::formats
