@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 #include <utility>
 
 #include "core/error.hpp"
@@ -17,17 +18,6 @@ std::uint64_t tile_bytes_for(std::uint64_t target_bytes) {
   std::uint64_t tile = mebibyte;
   while (tile < 4 * mebibyte && tile * 256 < target_bytes) tile *= 2;
   return tile;
-}
-
-/// The first piece to hold a box of a tensor is read, the others are its replicas.
-void find_replicas(std::vector<SourcePiece>& pieces) {
-  std::map<std::pair<std::uint32_t, Box>, std::uint32_t> first;
-  for (std::uint32_t i = 0; i < pieces.size(); ++i) {
-    pieces[i].original = i;
-    const auto key = std::make_pair(pieces[i].placement.tensor, pieces[i].placement.box);
-    const auto [at, is_first] = first.emplace(key, i);
-    pieces[i].replica_of = is_first ? SourcePiece::no_replica : at->second;
-  }
 }
 
 void check_sources(const Geometry& geometry) {
@@ -46,16 +36,22 @@ void check_sources(const Geometry& geometry) {
   }
 }
 
+/// All placements but those that repeat elements for fill.
+std::span<const Placement> own_placements(const StoredTensor& tensor) {
+  return std::span(tensor.placements).first(tensor.placements.size() - tensor.repeats);
+}
+
 void number_placements(Geometry& geometry) {
   std::map<std::pair<std::uint32_t, Box>, bool> seen;
   geometry.placements = 0;
   for (TargetTensor& tensor : geometry.tensors) {
     tensor.first_placement = geometry.placements;
     tensor.primary.clear();
-    for (const Placement& placement : tensor.stored.placements) {
+    for (const Placement& placement : own_placements(tensor.stored)) {
       tensor.primary.push_back(
           seen.emplace(std::pair(placement.tensor, placement.box), true).second);
     }
+    tensor.primary.resize(tensor.stored.placements.size(), false);
     geometry.placements += static_cast<std::uint32_t>(tensor.stored.placements.size());
     with_context(geometry.targets[tensor.file].path + ": " + tensor.stored.name, [&] {
       return check_coverage(tensor.stored.placements, elements(tensor.stored.shape));
@@ -67,7 +63,7 @@ void number_placements(Geometry& geometry) {
 void check_targets(const Geometry& geometry) {
   std::vector<std::vector<Box>> boxes(geometry.model.tensors().size());
   for (const TargetTensor& tensor : geometry.tensors) {
-    for (const Placement& placement : tensor.stored.placements) {
+    for (const Placement& placement : own_placements(tensor.stored)) {
       boxes[placement.tensor].push_back(placement.box);
     }
   }
@@ -82,12 +78,24 @@ void check_targets(const Geometry& geometry) {
 
 }  // namespace
 
+void find_replicas(std::vector<SourcePiece>& pieces) {
+  std::map<std::pair<std::uint32_t, Box>, std::uint32_t> first;
+  for (std::uint32_t i = 0; i < pieces.size(); ++i) {
+    pieces[i].original = i;
+    const auto key = std::make_pair(pieces[i].placement.tensor, pieces[i].placement.box);
+    const auto [at, is_first] = first.emplace(key, i);
+    pieces[i].replica_of = is_first ? SourcePiece::no_replica : at->second;
+  }
+}
+
 void Geometry::complete() {
   std::uint64_t total = 0;
   for (const TargetFile& file : targets) total += file.bytes;
   tile_bytes = tile_bytes_for(total);
-  find_replicas(pieces);
-  check_sources(*this);
+  if (!sources.empty()) {
+    find_replicas(pieces);
+    check_sources(*this);
+  }
   number_placements(*this);
   check_targets(*this);
 }

@@ -23,6 +23,10 @@ struct SourcePiece {
   static constexpr std::uint32_t no_replica = ~std::uint32_t{0};
 };
 
+/// Numbers uncut pieces and finds replicas: the first piece to hold a box of a tensor is read, the
+/// others are its replicas.
+void find_replicas(std::vector<SourcePiece>& pieces);
+
 /// A stored tensor of a target file: row-major, contiguous.
 struct TargetTensor {
   std::uint32_t file = 0;             ///< index into Geometry::targets
@@ -49,7 +53,7 @@ struct TargetFile {
 /// canonical element lies in the source and in the target.
 struct Geometry {
   CanonicalModel model;
-  std::vector<SourceFile> sources;
+  std::vector<SourceFile> sources;  ///< none: a target alone, of made up numbers
   std::vector<SourcePiece> pieces;  ///< uncut; piece i has original i
   std::vector<TargetFile> targets;
   std::vector<TargetTensor> tensors;

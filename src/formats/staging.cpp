@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <span>
 
 #include "core/error.hpp"
 #include "formats/file.hpp"
@@ -46,10 +47,12 @@ Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_unit, bool overwrite) {
   const fs::path root = resolved(target_path);
   const fs::path unit = target.unit == "." ? root : root / target.unit;
-  const fs::path source = resolved(source_unit);
-  if (is_inside(unit, source) || is_inside(source, unit)) {
-    throw Error(Kind::usage,
-                unit.string() + ": source " + source.string() + " and target lie in one another");
+  if (!source_unit.empty()) {
+    const fs::path source = resolved(source_unit);
+    if (is_inside(unit, source) || is_inside(source, unit)) {
+      throw Error(Kind::usage,
+                  unit.string() + ": source " + source.string() + " and target lie in one another");
+    }
   }
   if (fs::exists(unit) && !is_empty_folder(unit) && !overwrite) {
     throw Error(Kind::usage, unit.string() + ": exists and is not empty; --overwrite replaces it");
@@ -108,7 +111,11 @@ std::string publish(const Staging& staging, const Target& target, bool overwrite
     }
   }
   const std::string fresh = staging.folder + ".tracker";
-  write_text(fresh, target.tracker_content);
+  {
+    const File file = File::create(fresh);
+    file.write_at(0, std::as_bytes(std::span(target.tracker_content)));
+    file.sync();
+  }
   rename(fresh, tracker.string());
   sync_folder(staging.root);
   return "";
@@ -117,6 +124,7 @@ std::string publish(const Staging& staging, const Target& target, bool overwrite
 void discard(const Staging& staging) noexcept {
   std::error_code ignored;
   fs::remove_all(staging.folder, ignored);
+  fs::remove(staging.folder + ".tracker", ignored);
 }
 
 }  // namespace reshard::formats
