@@ -17,6 +17,10 @@ struct Command {
 };
 
 Command add_convert(CLI::App& app);
+Command add_plan(CLI::App& app);
+Command add_inspect(CLI::App& app);
+Command add_compare(CLI::App& app);
+Command add_sample(CLI::App& app);
 
 /// All of them.
 std::vector<Command> add_commands(CLI::App& app);

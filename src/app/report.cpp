@@ -6,24 +6,13 @@
 #include <cstdio>
 #include <numeric>
 
+#include "app/text.hpp"
+
 namespace reshard::app {
 namespace {
 
 std::uint64_t total(const std::vector<std::uint64_t>& values) {
   return std::accumulate(values.begin(), values.end(), std::uint64_t{0});
-}
-
-std::string number(double value, int digits) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
-}
-
-std::string layout_text(const formats::Parallelism& p) {
-  std::string text = "tp " + std::to_string(p.tp) + ", pp " + std::to_string(p.pp);
-  if (p.vpp > 1) text += ", vpp " + std::to_string(p.vpp);
-  if (p.ep > 1) text += ", ep " + std::to_string(p.ep) + ", etp " + std::to_string(p.etp);
-  return text;
 }
 
 Json json_of(const mpi::ConvertReport& r) {
@@ -66,14 +55,14 @@ std::string text_of(const mpi::ConvertReport& r) {
   std::string phases;
   for (const auto& phase : r.phases) {
     seconds += phase.seconds;
-    phases += (phases.empty() ? "" : ", ") + phase.name + " " + number(phase.seconds, 2) + " s";
+    phases += (phases.empty() ? "" : ", ") + phase.name + " " + fixed(phase.seconds, 2) + " s";
   }
   std::string text;
   for (const std::string& warning : r.warnings) text += "warning: " + warning + "\n";
   for (const std::string& dropped : r.dropped) text += "dropped: " + dropped + "\n";
   text += r.family + " from " + r.from + " (" + layout_text(r.source_parallelism) + ") to " + r.to +
           " (" + layout_text(r.target_parallelism) + "): " + std::to_string(r.tensors) +
-          " tensors, " + human_bytes(r.target_bytes) + " in " + number(seconds, 2) + " s\n";
+          " tensors, " + human_bytes(r.target_bytes) + " in " + fixed(seconds, 2) + " s\n";
   text += "  " + phases + "\n";
   text += "  read " + human_bytes(total(r.bytes_read)) + ", exchanged " +
           human_bytes(total(r.bytes_sent)) + ", written " + human_bytes(total(r.bytes_written)) +
@@ -110,9 +99,9 @@ void Report::progress(std::uint64_t done, std::uint64_t all) {
   last_ = now;
   const double share = static_cast<double>(done) / static_cast<double>(all);
   const double seconds = std::chrono::duration<double>(now - begin_).count();
-  const std::string text = number(100 * share, 0) + " %, round " + std::to_string(done) + " of " +
-                           std::to_string(all) + ", " + number(seconds, 0) + " s, about " +
-                           number(seconds / share - seconds, 0) + " s left";
+  const std::string text = fixed(100 * share, 0) + " %, round " + std::to_string(done) + " of " +
+                           std::to_string(all) + ", " + fixed(seconds, 0) + " s, about " +
+                           fixed(seconds / share - seconds, 0) + " s left";
   std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", text.c_str());
   line_open_ = true;
   if (done == all) end_line();
@@ -150,7 +139,7 @@ std::string human_bytes(std::uint64_t bytes) {
     value /= 1024;
     ++unit;
   }
-  return number(value, unit == 0 ? 0 : 1) + " " + units[unit];
+  return fixed(value, unit == 0 ? 0 : 1) + " " + units[unit];
 }
 
 }  // namespace reshard::app

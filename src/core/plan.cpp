@@ -39,10 +39,14 @@ std::vector<std::uint64_t> cut_targets(const Geometry& geometry, int ranks) {
   const std::uint64_t tolerance = tiles.size() / count / 40;  // 2.5 % of a share on either side
   std::vector<std::uint64_t> begin = {0};
   for (std::uint64_t share = 1; share < count; ++share) {
-    std::uint64_t border = (tiles.size() * share + count / 2) / count;
+    const std::uint64_t even = (tiles.size() * share + count / 2) / count;
+    const auto distance = [&](std::uint64_t at) { return std::max(at, even) - std::min(at, even); };
+    std::uint64_t border = even, nearest = tolerance;
     for (std::uint32_t file = 0; file <= tiles.files(); ++file) {
       const std::uint64_t at = tiles.first(file);
-      if (std::max(at, border) - std::min(at, border) <= tolerance) border = at;
+      if (distance(at) > nearest) continue;
+      nearest = distance(at);
+      border = at;
     }
     begin.push_back(std::max(border, begin.back()));
   }
@@ -219,13 +223,18 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share) {
   };
   const TileNumbers tiles(geometry);
   std::vector<Work> works;
+  std::map<int, std::uint64_t> needed;
   const auto s = static_cast<std::size_t>(share);
   for (std::uint64_t number = plan.share_begin[s]; number < plan.share_begin[s + 1]; ++number) {
     Work work{0, number, {}};
     std::map<int, std::uint64_t> demand;
     const std::vector<Slice> slices = slices_of(geometry, plan, tiles[number]);
     for (const Slice& slice : slices) {
-      demand[plan.pieces[slice.piece].owner] += bytes_moved(geometry, slice);
+      const OwnedPiece& owned = plan.pieces[slice.piece];
+      demand[owned.owner] += bytes_moved(geometry, slice);
+      if (geometry.tensors[slice.target].primary[slice.placement]) {
+        needed[owned.owner] += slice.elements() * bytes(owned.piece.dtype);
+      }
     }
     if (!slices.empty()) {
       const SourcePiece& piece = plan.pieces[slices.front().piece].piece;
@@ -238,6 +247,7 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share) {
   std::stable_sort(works.begin(), works.end(),
                    [](const Work& a, const Work& b) { return a.progress < b.progress; });
   ShareOrder order;
+  order.needed.assign(needed.begin(), needed.end());
   for (Work& work : works) {
     order.tiles.push_back(work.tile);
     order.demand.push_back(std::move(work.demand));

@@ -84,6 +84,7 @@ std::vector<int> relabel(const std::vector<Traffic>& bytes_from);
 struct ShareOrder {
   std::vector<std::uint64_t> tiles;  ///< tile numbers, in working order
   std::vector<Traffic> demand;       ///< of each of these tiles: (source rank, bytes)
+  Traffic needed;  ///< of all together: (source rank, bytes of the source that no copy repeats)
 };
 ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share);
 

@@ -10,11 +10,10 @@
 #include "core/plan.hpp"
 #include "core/transform.hpp"
 #include "formats/source_reader.hpp"
-#include "formats/staging.hpp"
-#include "formats/target_writer.hpp"
-#include "mpi/open_source.hpp"
+#include "mpi/prepare.hpp"
 #include "mpi/rounds.hpp"
 #include "mpi/schedule.hpp"
+#include "mpi/staged_target.hpp"
 #include "mpi/verify.hpp"
 
 namespace reshard::mpi {
@@ -25,8 +24,11 @@ using Clock = std::chrono::steady_clock;
 /// Seconds of each phase, on the slowest rank's clock as seen from here.
 class Phases {
  public:
-  explicit Phases(ConvertReport& report) : report_(report) {}
+  Phases(const Comm& comm, const ConvertOptions& options, ConvertReport& report)
+      : comm_(comm), options_(options), report_(report) {}
+  /// Collective.
   void done(std::string name) {
+    if (options_.after_phase) agree(comm_, name, [&] { options_.after_phase(name); });
     const Clock::time_point now = Clock::now();
     report_.phases.push_back(
         {std::move(name), std::chrono::duration<double>(now - begin_).count()});
@@ -34,6 +36,8 @@ class Phases {
   }
 
  private:
+  const Comm& comm_;
+  const ConvertOptions& options_;
   ConvertReport& report_;
   Clock::time_point begin_ = Clock::now();
 };
@@ -63,88 +67,6 @@ std::optional<std::uint64_t> kernel_number(const std::string& path, const std::s
     return digits ? std::optional(std::stoull(word)) : std::nullopt;
   }
   return std::nullopt;
-}
-
-/// Removes the staging folder when the phases below fail.
-class StagingGuard {
- public:
-  StagingGuard(const Comm& comm, const formats::Staging& staging)
-      : comm_(comm), staging_(staging) {}
-  StagingGuard(const StagingGuard&) = delete;
-  StagingGuard& operator=(const StagingGuard&) = delete;
-  ~StagingGuard() {
-    if (!published_ && comm_.rank() == 0) formats::discard(staging_);
-  }
-  void published() { published_ = true; }
-
- private:
-  const Comm& comm_;
-  const formats::Staging& staging_;
-  bool published_ = false;
-};
-
-/// Everything that is known before a byte moves.
-struct Prepared {
-  formats::Source source;
-  formats::Target target;
-  std::vector<formats::FileLayout> layouts;
-  Geometry geometry;
-};
-
-/// Collective. Phases 1 to 3, with all that headers can refuse in one message.
-Prepared prepare(const Comm& comm, const ConvertOptions& options, Phases& phases) {
-  Prepared p;
-  formats::Problems problems;
-  p.source = open_source(comm, options.source, problems);
-  phases.done("index");
-  agree(comm, "describe", [&] {
-    problems.raise();
-    p.target =
-        formats::dialect_named(options.target.to).describe(p.source, options.target, problems);
-    problems.raise();
-    for (const formats::FileDescription& file : p.target.files) {
-      p.layouts.push_back(formats::layout_of(file));
-    }
-    p.geometry = formats::make_geometry(p.source, p.target, p.layouts);
-    if (options.tile_bytes != 0) p.geometry.tile_bytes = options.tile_bytes;
-  });
-  phases.done("describe");
-  return p;
-}
-
-/// Collective. The target's files at their final size; each rank makes its part of them.
-formats::Staging create(const Comm& comm, const Prepared& p, const ConvertOptions& options) {
-  std::string text;
-  std::uint64_t bytes = 0;
-  for (const TargetFile& file : p.geometry.targets) bytes += file.bytes;
-  agree(comm, "create", [&] {
-    if (comm.rank() != 0) return;
-    const formats::Staging staging = formats::plan_staging(options.target.path, p.target,
-                                                           p.source.found.unit, options.overwrite);
-    formats::create_staging(staging, bytes);
-    text = Json({staging.folder, staging.unit, staging.root}).dump();
-  });
-  const Json shared = Json::parse(broadcast(comm, text, 0));
-  return {shared[0].get<std::string>(), shared[1].get<std::string>(), shared[2].get<std::string>()};
-}
-
-/// Collective. Phase 6: what could not be written before checksums were known.
-void seal(const Comm& comm, const Geometry& geometry, const Plan& plan, const Moved& moved,
-          formats::TargetWriter& writer) {
-  agree(comm, "seal", [&] {
-    const TileNumbers numbers(geometry);
-    const auto share =
-        static_cast<std::size_t>(plan.share_of[static_cast<std::size_t>(comm.rank())]);
-    const std::uint64_t begin = plan.share_begin[share], end = plan.share_begin[share + 1];
-    for (std::uint32_t file = 0; file < numbers.files(); ++file) {
-      const std::uint64_t first = std::max(begin, numbers.first(file));
-      const std::uint64_t last = std::min(end, numbers.first(file + 1));
-      if (first >= last) continue;
-      writer.write_trailer(file, static_cast<std::uint32_t>(first - numbers.first(file)),
-                           static_cast<std::uint32_t>(last - numbers.first(file)), moved.crcs);
-    }
-    writer.finish();
-  });
 }
 
 DigestWish digest_wish(const Geometry& geometry, bool verify) {
@@ -197,14 +119,16 @@ std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
   constexpr std::uint64_t buffers =
       10;  // of a round: read, change, 2 send, 2 receive, 3 tiles, spare
   const std::uint64_t wanted = static_cast<std::uint64_t>(std::clamp(ranks, 8, 64)) * mebibyte;
-  return std::clamp<std::uint64_t>(memory / buffers, mebibyte, wanted);
+  return std::clamp<std::uint64_t>(memory / buffers, 4096, wanted);
 }
 
 ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   prepare_transform();
   ConvertReport report;
-  Phases phases(report);
-  const Prepared p = prepare(comm, options, phases);
+  Phases phases(comm, options, report);
+  Prepared p = prepare(comm, {options.source, options.target, options.overwrite},
+                       [&](const std::string& phase) { phases.done(phase); });
+  if (options.tile_bytes != 0) p.geometry.tile_bytes = options.tile_bytes;
   const Geometry& geometry = p.geometry;
   describe_result(p, options, report);
   report.memory = options.memory != 0 ? options.memory : default_memory(comm);
@@ -216,20 +140,13 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   report.rounds = schedule.rounds.size();
   phases.done("plan");
 
-  const formats::Staging staging = create(comm, p, options);
-  StagingGuard guard(comm, staging);
+  StagedTarget staged(comm, p.staging, geometry, p.target, p.layouts, options.overwrite,
+                      report.target_bytes);
   formats::SourceReader reader(p.source.found.unit, geometry.sources);
-  formats::TargetWriter writer(staging.folder, geometry, p.target, p.layouts);
-  agree(comm, "create", [&] {
-    const auto ranks = static_cast<std::uint32_t>(comm.size());
-    for (auto f = static_cast<std::uint32_t>(comm.rank()); f < p.target.files.size(); f += ranks) {
-      writer.create(f);
-    }
-  });
   phases.done("create");
 
   const DigestWish wish = digest_wish(geometry, options.verify);
-  Rounds rounds(comm, geometry, plan, schedule, wish, reader, writer);
+  Rounds rounds(comm, geometry, plan, schedule, wish, reader, staged.writer());
   Moved moved = rounds.run([&](std::uint64_t done, std::uint64_t all) {
     if (comm.rank() == 0 && options.progress) options.progress(done, all);
   });
@@ -238,24 +155,20 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   phases.done("move");
   compare_replicas(comm, geometry, plan, moved.read, reader);
   phases.done("replicas");
-  seal(comm, geometry, plan, moved, writer);
+  const auto share = static_cast<std::size_t>(plan.share_of[static_cast<std::size_t>(comm.rank())]);
+  staged.seal(plan.share_begin[share], plan.share_begin[share + 1], moved.crcs);
   phases.done("seal");
   if (options.verify) {
     sum(comm, moved.arrived);
-    verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, writer);
+    verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer());
     report.verified = true;
     phases.done("verify");
   }
-  std::string note;
-  agree(comm, "publish", [&] {
-    if (comm.rank() == 0) note = formats::publish(staging, p.target, options.overwrite);
-  });
-  guard.published();
-  note = broadcast(comm, note, 0);
+  const std::string note = staged.publish();
   if (!note.empty()) report.notes.push_back(note);
   phases.done("publish");
 
-  report.unit = staging.unit;
+  report.unit = p.staging.unit;
   report.bytes_read = by_rank(comm, reader.bytes_read());
   report.bytes_sent = by_rank(comm, moved.bytes_sent);
   report.bytes_written = by_rank(comm, moved.bytes_written);

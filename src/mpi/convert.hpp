@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/json.hpp"
@@ -21,6 +22,8 @@ struct ConvertOptions {
   std::uint64_t tile_bytes = 0;  ///< 0: by the size of the target (see Geometry)
   /// Called on rank 0 between rounds.
   std::function<void(std::uint64_t done, std::uint64_t all)> progress;
+  /// Called on every rank at the end of each phase; what it throws is a failure of the phase.
+  std::function<void(std::string_view phase)> after_phase;
 };
 
 /// What a conversion did, equal on all ranks; the report prints it.

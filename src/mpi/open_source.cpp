@@ -8,35 +8,56 @@ std::string packed(const Json& json) {
   return {bytes.begin(), bytes.end()};
 }
 
+/// Collective. Headers that ranks read, file f by rank f % size; only others' go through JSON.
+std::vector<formats::FileIndex> share(const Comm& comm, std::vector<formats::FileIndex> mine,
+                                      std::size_t files) {
+  if (comm.size() == 1) return mine;
+  Json json = Json::array();
+  for (const formats::FileIndex& index : mine) json.push_back(to_json(index));
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  std::vector<formats::FileIndex> indices(files);
+  std::vector<std::string> texts = gather_all(comm, packed(json));
+  agree(comm, "index", [&] {
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const Json theirs = Json::from_cbor(texts[r]);
+      texts[r] = {};
+      for (std::size_t i = 0; i < theirs.size(); ++i) {
+        indices[r + i * ranks] = formats::index_from_json(theirs[i]);
+      }
+    }
+  });
+  return indices;
+}
+
 }  // namespace
 
-formats::Source open_source(const Comm& comm, const formats::SourceOptions& options,
-                            formats::Problems& problems) {
+Headers read_headers(const Comm& comm, const formats::SourceOptions& options) {
   std::string text;
   agree(comm, "detect", [&] {
     if (comm.rank() == 0) text = packed(to_json(formats::detect(options)));
   });
-  const formats::Found found = formats::found_from_json(Json::from_cbor(broadcast(comm, text, 0)));
-  const formats::Dialect& dialect = formats::dialect_named(found.dialect);
-
-  const auto ranks = static_cast<std::size_t>(comm.size());
-  Json mine = Json::array();
+  Headers headers;
+  headers.found = formats::found_from_json(Json::from_cbor(broadcast(comm, text, 0)));
+  const formats::Found& found = headers.found;
+  std::vector<formats::FileIndex> mine;
   agree(comm, "index", [&] {
+    const formats::Dialect& dialect = formats::dialect_named(found.dialect);
+    const auto ranks = static_cast<std::size_t>(comm.size());
     for (auto f = static_cast<std::size_t>(comm.rank()); f < found.files.size(); f += ranks) {
-      mine.push_back(to_json(dialect.index(found, found.files[f])));
+      mine.push_back(dialect.index(found, found.files[f]));
     }
   });
-  std::vector<Json> all;
-  for (const std::string& bytes : gather_all(comm, packed(mine))) {
-    all.push_back(Json::from_cbor(bytes));
-  }
-  std::vector<formats::FileIndex> indices;
+  headers.indices = share(comm, std::move(mine), found.files.size());
+  return headers;
+}
+
+formats::Source open_source(const Comm& comm, const formats::SourceOptions& options,
+                            formats::Problems& problems) {
+  const Headers headers = read_headers(comm, options);
   formats::Source source;
   agree(comm, "index", [&] {
-    for (std::size_t f = 0; f < found.files.size(); ++f) {
-      indices.push_back(formats::index_from_json(all[f % ranks][f / ranks]));
-    }
-    source = dialect.open(found, indices, options, problems);
+    source = formats::dialect_named(headers.found.dialect)
+                 .open(headers.found, headers.indices, options, problems);
   });
   return source;
 }

@@ -1,0 +1,102 @@
+#include <cmath>
+#include <memory>
+
+#include "app/commands.hpp"
+#include "app/report.hpp"
+#include "app/shared_options.hpp"
+#include "app/text.hpp"
+#include "mpi/compare.hpp"
+
+namespace reshard::app {
+namespace {
+
+struct Options {
+  formats::SourceOptions a, b;
+  std::optional<double> tolerance;
+  OutputOptions output;
+};
+
+Json json_of(const mpi::CompareReport::Side& side) {
+  return {{"unit", side.unit},         {"format", side.format},
+          {"family", side.family},     {"parallelism", layout_json(side.parallelism)},
+          {"replicas", side.replicas}, {"warnings", side.warnings}};
+}
+
+Json json_of(const mpi::CompareReport& r) {
+  Json values = Json::array();
+  for (const mpi::TensorDifference& d : r.values) {
+    values.push_back({{"role", d.role},
+                      {"compared", d.compared},
+                      {"differing", d.differing},
+                      {"first", d.first},
+                      {"a", d.a},
+                      {"b", d.b},
+                      {"largest", std::isinf(d.largest) ? Json("inf") : Json(d.largest)}});
+  }
+  return {{"equal", r.equal()},   {"a", json_of(r.a)},      {"b", json_of(r.b)},
+          {"tensors", r.tensors}, {"elements", r.elements}, {"differences", values},
+          {"only_a", r.only_a},   {"only_b", r.only_b},     {"shapes", r.shapes},
+          {"dtypes", r.dtypes},   {"replicas", r.replicas}, {"hyperparameters", r.hyperparameters},
+          {"padding", r.padding}};
+}
+
+std::string text_of(const mpi::CompareReport::Side& side, const char* name) {
+  return std::string(name) + ": " + side.unit + " (" + side.family + ", " + side.format + ", " +
+         layout_text(side.parallelism) + ")\n" + lines_of("  warning: ", side.warnings);
+}
+
+std::string text_of(const mpi::CompareReport& r) {
+  std::string text = text_of(r.a, "A") + text_of(r.b, "B");
+  text += lines_of("hyperparameter: ", r.hyperparameters);
+  text += lines_of("only in A: ", r.only_a) + lines_of("only in B: ", r.only_b);
+  text += lines_of("shape: ", r.shapes);
+  text += lines_of(r.dtypes_count ? "dtype: " : "dtype (not counted, --tolerance): ", r.dtypes);
+  for (const mpi::TensorDifference& d : r.values) {
+    text += "differs: " + d.role + ": " + grouped(d.differing) + " of " + grouped(d.compared) +
+            " elements, first at " + to_string(d.first) + ": " + d.a + " in A, " + d.b +
+            " in B; largest difference " + shortest(d.largest) + "\n";
+  }
+  text += lines_of("replica: ", r.replicas);
+  text += lines_of("padding, not compared: ", r.padding);
+  text += grouped(r.tensors) + " tensors with " + grouped(r.elements) + " elements compared, " +
+          grouped(r.a.replicas + r.b.replicas) + " replicas held against their originals: ";
+  return text + (r.equal() ? "equal\n" : "different\n");
+}
+
+int run(const Options& options, const mpi::Comm& comm) {
+  const mpi::CompareReport report = mpi::compare(comm, options.a, options.b, options.tolerance);
+  Report(options.output, comm.rank() == 0).output(text_of(report), json_of(report));
+  return report.equal() ? 0 : static_cast<int>(Kind::verification);
+}
+
+}  // namespace
+
+Command add_compare(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "compare", "Compare two checkpoints of any formats; exit code 5 when they differ");
+  command->add_option("A", options->a.path, "a checkpoint")->required();
+  command->add_option("B", options->b.path, "another")->required();
+  command
+      ->add_option("--tolerance", options->tolerance,
+                   "largest difference that still counts as equal (default: bits must be equal)")
+      ->check(CLI::NonNegativeNumber)
+      ->group("Comparison");
+  for (const auto& [side, flag] : {std::pair(&options->a, "-a"), std::pair(&options->b, "-b")}) {
+    const std::string letter(flag);
+    command->add_option("--from" + letter, side->from, "format (default: found out)")
+        ->group("Sources");
+    command->add_option("--family" + letter, side->family, "architecture (default: found out)")
+        ->group("Sources");
+    command->add_option("--vocab-size" + letter, side->vocab_size, "true vocabulary")
+        ->group("Sources");
+  }
+  add_output_options(*command, options->output);
+  command->footer(
+      "Examples:\n"
+      "  reshard compare ckpt/iter_0001000 out/hf\n"
+      "  mpirun -n 8 reshard compare bf16/hf fp32/hf --tolerance 1e-2 --json");
+  return {command, [options](const mpi::Comm& comm) { return run(*options, comm); }};
+}
+
+}  // namespace reshard::app

@@ -1,0 +1,324 @@
+#include "app/inspect_text.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "app/report.hpp"
+#include "app/text.hpp"
+#include "families/family.hpp"
+
+namespace reshard::app {
+namespace {
+
+using formats::Source;
+
+std::uint64_t parameters_of(const Source& source) {
+  std::uint64_t count = 0;
+  for (const CanonicalTensor& tensor : source.model.tensors()) {
+    if (tensor.role.find(".padding.") == std::string::npos) count += elements(tensor.shape);
+  }
+  return count;
+}
+
+/// Stored tensors of each dtype.
+std::map<std::string, std::uint64_t> dtypes_of(const mpi::InspectReport& report) {
+  std::map<std::string, std::uint64_t> counts;
+  for (const formats::FileIndex& index : report.indices) {
+    for (const formats::TensorEntry& entry : index.tensors)
+      ++counts[std::string(name(entry.dtype))];
+  }
+  return counts;
+}
+
+std::uint64_t true_vocabulary(const Source& source) {
+  return source.record.value("vocab", std::uint64_t{0});
+}
+
+std::uint64_t padded_vocabulary(const Source& source) {
+  const std::uint32_t padding = source.model.find("embedding.padding.weight");
+  const bool padded = padding != CanonicalModel::none;
+  return true_vocabulary(source) + (padded ? source.model[padding].shape[0] : 0);
+}
+
+std::string words(const std::vector<std::string>& list) {
+  std::string text;
+  for (const std::string& word : list) text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
+/// "0..31", "0..2,5"
+std::string ranges(const std::vector<std::uint64_t>& numbers) {
+  std::string text;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    text += (text.empty() ? "" : ",") + std::to_string(numbers[i]);
+    if (last > i) text += ".." + std::to_string(numbers[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+std::string stage_table(const formats::Parallelism& p) {
+  std::string text;
+  for (std::size_t c = 0; c < p.chunks.size(); ++c) {
+    const formats::LayerRange& chunk = p.chunks[c];
+    text += "  stage " + std::to_string(c % p.pp);
+    if (p.vpp > 1) text += " chunk " + std::to_string(c / p.pp);
+    text += chunk.count == 0 ? ": no layers"
+                             : ": layers " + std::to_string(chunk.first) + ".." +
+                                   std::to_string(chunk.first + chunk.count - 1);
+    if (c == 0) text += ", embedding";
+    if (c + 1 == p.chunks.size()) text += ", final norm, head";
+    text += "\n";
+  }
+  return text;
+}
+
+/// Tensors that differ in their layer only, one line each.
+std::string role_tree(const Source& source) {
+  struct Line {
+    std::string role, factors, shape, dtype;
+    std::vector<std::uint64_t> layers;
+  };
+  std::vector<Line> lines;
+  std::map<std::tuple<std::string, std::string, std::string>, std::size_t> known;
+  for (std::size_t t = 0; t < source.model.tensors().size(); ++t) {
+    const CanonicalTensor& tensor = source.model.tensors()[t];
+    Line line{families::role_template(tensor.role),
+              words(tensor.factors),
+              to_string(tensor.shape),
+              std::string(name(source.dtypes[t])),
+              {}};
+    const auto [at, is_new] =
+        known.emplace(std::tuple(line.role, line.shape, line.dtype), lines.size());
+    if (is_new) lines.push_back(std::move(line));
+    if (tensor.role != lines[at->second].role) {
+      lines[at->second].layers.push_back(std::stoull(tensor.role.substr(7)));
+    }
+  }
+  std::size_t width = 0, shape_width = 0;
+  for (Line& line : lines) {
+    if (!line.layers.empty()) line.role.replace(7, 3, "{" + ranges(line.layers) + "}");
+    width = std::max(width, line.role.size());
+    shape_width = std::max(shape_width, line.shape.size());
+  }
+  std::string text;
+  for (const Line& line : lines) {
+    text += "  " + padded(line.role, width + 2) + padded(line.dtype, 6) +
+            padded(line.shape, shape_width + 2) + line.factors + "\n";
+  }
+  return text;
+}
+
+std::string statistics_text(const mpi::InspectReport& report) {
+  std::string text;
+  for (std::size_t t = 0; t < report.statistics.size(); ++t) {
+    const mpi::TensorStatistics& s = report.statistics[t];
+    text += "  " + padded(report.source->model.tensors()[t].role, 44);
+    if (s.finite != 0) {
+      text += " min " + padded(shortest(s.least), 13) + " max " + padded(shortest(s.most), 13) +
+              " mean " + shortest(s.sum / static_cast<double>(s.finite));
+    }
+    if (s.nans != 0) text += "  NaN " + grouped(s.nans);
+    if (s.infinities != 0) text += "  inf " + grouped(s.infinities);
+    text += "\n";
+  }
+  return text.empty() ? "" : "values\n" + text;
+}
+
+Json statistics_json(const mpi::TensorStatistics& s) {
+  Json json = {{"nan", s.nans}, {"inf", s.infinities}};
+  if (s.finite == 0) return json;
+  json["min"] = s.least;
+  json["max"] = s.most;
+  json["mean"] = s.sum / static_cast<double>(s.finite);
+  return json;
+}
+
+Json stored_json(const mpi::InspectReport& report) {
+  std::map<std::pair<std::string, std::uint64_t>, std::set<std::string>> roles;
+  if (report.source) {
+    for (const SourcePiece& piece : report.source->pieces) {
+      roles[{report.source->files[piece.file].path, piece.base}].insert(
+          report.source->model[piece.placement.tensor].role);
+    }
+  }
+  Json stored = Json::array();
+  for (const formats::FileIndex& index : report.indices) {
+    for (const formats::TensorEntry& entry : index.tensors) {
+      Json item = {{"file", index.path},
+                   {"name", entry.name},
+                   {"dtype", name(entry.dtype)},
+                   {"shape", entry.shape}};
+      const auto at = roles.find({index.path, entry.offset});
+      item["roles"] = at == roles.end() ? Json::array() : Json(at->second);
+      stored.push_back(std::move(item));
+    }
+  }
+  return stored;
+}
+
+Json dims_json(const Dims& dims) {
+  return std::vector<std::uint64_t>(dims.begin(), dims.end());
+}
+
+/// Adds the leaves of a value that are no tensors, by their dotted names.
+void add_leaves(const Json& value, const std::string& name, std::vector<std::string>& lines) {
+  const auto below = [&](const std::string& key) { return name.empty() ? key : name + "." + key; };
+  const auto tag = value.is_object() ? value.find("!") : value.end();
+  if (value.is_array() && !value.empty()) {
+    const bool plain = std::none_of(value.begin(), value.end(),
+                                    [](const Json& item) { return item.is_structured(); });
+    if (plain) {
+      lines.push_back(name + " = " + value.dump().substr(0, 100));
+      return;
+    }
+    for (std::size_t i = 0; i < value.size(); ++i) {
+      add_leaves(value[i], below(std::to_string(i)), lines);
+    }
+  } else if (value.is_object() && tag == value.end() && !value.empty()) {
+    for (const auto& [key, member] : value.items()) add_leaves(member, below(key), lines);
+  } else if (value.is_object() && tag != value.end() && *tag == "object") {
+    lines.push_back(name + " : " + value.value("class", ""));
+    for (const char* part : {"args", "state", "items", "list"}) {
+      if (value.contains(part)) add_leaves(value.at(part), name, lines);
+    }
+  } else if (value.is_object() && tag != value.end() && value.contains("items")) {
+    for (std::size_t i = 0; i < value.at("items").size(); ++i) {
+      const Json& item = value.at("items")[i];
+      const bool pair = *tag == "dict";
+      const std::string key = !pair                 ? std::to_string(i)
+                              : item[0].is_string() ? item[0].get<std::string>()
+                                                    : item[0].dump();
+      add_leaves(pair ? item[1] : item, below(key), lines);
+    }
+  } else if (!value.is_object() || tag == value.end() || *tag != "tensor") {
+    lines.push_back(name + " = " + value.dump().substr(0, 100));
+  }
+}
+
+}  // namespace
+
+std::string checkpoint_text(const mpi::InspectReport& report) {
+  const Source& s = *report.source;
+  std::string text = lines_of("problem: ", report.problems) + lines_of("warning: ", s.warnings) +
+                     lines_of("not carried by a conversion: ", s.dropped);
+  text += s.found.unit + "\n";
+  text += "format       " + s.found.dialect + ", " + std::to_string(report.indices.size()) +
+          (report.indices.size() == 1 ? " file\n" : " files\n");
+  text += "family       " + s.model_type + "\n";
+  text += "parallelism  " + layout_text(s.parallelism) + "\n" + stage_table(s.parallelism);
+  text += "parameters   " + grouped(parameters_of(s)) + "\n";
+  text += "dtypes      ";
+  for (const auto& [dtype, count] : dtypes_of(report)) {
+    text += " " + dtype + " (" + grouped(count) + " tensors)";
+  }
+  text += "\nvocabulary   " + grouped(true_vocabulary(s));
+  const std::uint64_t padded_size = padded_vocabulary(s);
+  if (padded_size != true_vocabulary(s)) text += ", padded to " + grouped(padded_size);
+  text += "\n";
+  for (const auto& [key, value] : s.training.items()) {
+    text += padded(key, 12) + " " + value.dump() + "\n";
+  }
+  return text + "tensors\n" + role_tree(s) + statistics_text(report);
+}
+
+Json checkpoint_json(const mpi::InspectReport& report) {
+  const Source& s = *report.source;
+  Json roles = Json::array();
+  for (std::size_t t = 0; t < s.model.tensors().size(); ++t) {
+    const CanonicalTensor& tensor = s.model.tensors()[t];
+    Json item = {{"role", tensor.role},
+                 {"factors", tensor.factors},
+                 {"shape", tensor.shape},
+                 {"dtype", name(s.dtypes[t])}};
+    if (!report.statistics.empty()) item["values"] = statistics_json(report.statistics[t]);
+    roles.push_back(std::move(item));
+  }
+  return {{"format", s.found.dialect},
+          {"family", s.model_type},
+          {"unit", s.found.unit},
+          {"parallelism", layout_json(s.parallelism)},
+          {"parameters", parameters_of(s)},
+          {"dtypes", dtypes_of(report)},
+          {"training", s.training},
+          {"vocabulary", {{"true", true_vocabulary(s)}, {"padded", padded_vocabulary(s)}}},
+          {"hyperparameters", s.record},
+          {"warnings", s.warnings},
+          {"dropped", s.dropped},
+          {"problems", report.problems},
+          {"roles", roles},
+          {"tensors", stored_json(report)}};
+}
+
+Json placements_json(const Source& source, const std::string& wanted) {
+  Json found = Json::array();
+  for (const SourcePiece& piece : source.pieces) {
+    const CanonicalTensor& tensor = source.model[piece.placement.tensor];
+    if (tensor.role != wanted && piece.name != wanted) continue;
+    const Placement& p = piece.placement;
+    found.push_back({{"role", tensor.role},
+                     {"factors", tensor.factors},
+                     {"offset", dims_json(p.box.offset)},
+                     {"extent", dims_json(p.box.extent)},
+                     {"file", source.files[piece.file].path},
+                     {"name", piece.name},
+                     {"dtype", name(piece.dtype)},
+                     {"byte", piece.base + p.offset * bytes(piece.dtype)},
+                     {"strides", dims_json(p.stride)},
+                     {"replica", piece.replica_of != SourcePiece::no_replica}});
+  }
+  if (!found.empty()) return found;
+  throw Error(
+      Kind::usage,
+      "--tensor " + wanted + ": no role and no stored tensor of that name in " + source.found.unit);
+}
+
+std::string placements_text(const Json& placements) {
+  std::string text;
+  for (const Json& p : placements) {
+    text += p["role"].get<std::string>() + " (" +
+            words(p["factors"].get<std::vector<std::string>>()) + ") from " + p["offset"].dump() +
+            " extent " + p["extent"].dump() + "\n  " + p["file"].get<std::string>() + ": " +
+            p["name"].get<std::string>() + " " + p["dtype"].get<std::string>() + ", byte " +
+            grouped(p["byte"].get<std::uint64_t>()) + ", strides " + p["strides"].dump() +
+            (p["replica"].get<bool>() ? ", a replica" : "") + "\n";
+  }
+  return text;
+}
+
+std::string files_text(const mpi::InspectReport& report) {
+  std::string text = "no checkpoint that can be converted: " + report.failure + "\n" +
+                     lines_of("problem: ", report.problems);
+  for (const formats::FileIndex& index : report.indices) {
+    text += index.path + " (" + index.container + ", " + human_bytes(index.bytes) + ")\n";
+    for (const formats::TensorEntry& entry : index.tensors) {
+      text += "  " + entry.name + "  " + std::string(name(entry.dtype)) + " " +
+              to_string(entry.shape) + "\n";
+    }
+    std::vector<std::string> leaves;
+    add_leaves(index.facts, "", leaves);
+    text += lines_of("  ", leaves);
+  }
+  return text;
+}
+
+Json files_json(const mpi::InspectReport& report) {
+  Json files = Json::array();
+  for (const formats::FileIndex& index : report.indices) {
+    files.push_back({{"file", index.path},
+                     {"container", index.container},
+                     {"bytes", index.bytes},
+                     {"content", index.facts}});
+  }
+  return {{"format", nullptr},
+          {"failure", report.failure},
+          {"problems", report.problems},
+          {"files", files},
+          {"tensors", stored_json(report)}};
+}
+
+}  // namespace reshard::app

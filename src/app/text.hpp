@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "formats/dialect/stages.hpp"
+
+namespace reshard::app {
+
+/// A number with so many digits behind the point.
+std::string fixed(double value, int digits);
+/// Six digits at most: "0.015625", "1e-06", "inf".
+std::string shortest(double value);
+/// "7,241,732,096"
+std::string grouped(std::uint64_t value);
+/// "tp 2, pp 4, ep 8, etp 1"; degrees of 1 beyond tp and pp are left out.
+std::string layout_text(const formats::Parallelism& parallelism);
+/// {"tp": 2, ...} with the layers of each chunk.
+Json layout_json(const formats::Parallelism& parallelism);
+/// Text in a column of `width`.
+std::string padded(std::string text, std::size_t width);
+/// Lines, each with `what` in front.
+std::string lines_of(const char* what, const std::vector<std::string>& texts);
+
+}  // namespace reshard::app

@@ -1,0 +1,53 @@
+#include "mpi/plan_conversion.hpp"
+
+#include <sys/resource.h>
+
+#include <chrono>
+
+#include "mpi/convert.hpp"
+
+namespace reshard::mpi {
+
+PlanReport plan_conversion(const Comm& comm, const Wish& wish, int ranks, std::uint64_t memory) {
+  using Clock = std::chrono::steady_clock;
+  PlanReport report;
+  Clock::time_point begin = Clock::now();
+  const auto done = [&](const std::string& phase) {
+    const Clock::time_point now = Clock::now();
+    report.phases.emplace_back(phase, std::chrono::duration<double>(now - begin).count());
+    begin = now;
+  };
+  const Prepared p = prepare(comm, wish, done);
+  report.from = p.source.found.dialect;
+  report.to = wish.target.to;
+  report.family = p.source.model_type;
+  report.unit = p.staging.unit;
+  report.source_parallelism = p.source.parallelism;
+  report.target_parallelism = p.target.parallelism;
+  report.tensors = p.source.model.tensors().size();
+  for (const CanonicalTensor& tensor : p.source.model.tensors()) {
+    report.parameters += elements(tensor.shape);
+  }
+  for (const TargetFile& file : p.geometry.targets) report.target_bytes += file.bytes;
+  report.tile_bytes = p.geometry.tile_bytes;
+  report.source_files = p.geometry.sources.size();
+  report.target_files = p.geometry.targets.size();
+  report.warnings = p.source.warnings;
+  report.warnings.insert(report.warnings.end(), p.target.warnings.begin(), p.target.warnings.end());
+  report.dropped = p.source.dropped;
+  report.notes = p.target.notes;
+  report.memory = memory != 0 ? memory : default_memory(comm);
+  agree(comm, "plan", [&] {
+    const int size = ranks == 0 ? comm.size() : ranks;
+    Plan plan = make_plan(p.geometry, size);
+    done("plan");
+    if (comm.rank() == 0) report.cost = cost_of(p.geometry, plan, round_bytes(report.memory, size));
+  });
+  done("cost");
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  report.peak_rss = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+  return report;
+}
+
+}  // namespace reshard::mpi

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/geometry.hpp"
+#include "formats/dialect/dialect.hpp"
+#include "formats/staging.hpp"
+#include "mpi/comm.hpp"
+
+namespace reshard::mpi {
+
+/// A conversion that is to be: source, target and whether the latter may be replaced.
+struct Wish {
+  const formats::SourceOptions& source;
+  const formats::TargetOptions& target;
+  bool overwrite = false;
+};
+
+/// Everything that is known before a byte moves.
+struct Prepared {
+  formats::Source source;
+  formats::Target target;
+  std::vector<formats::FileLayout> layouts;
+  Geometry geometry;
+  formats::Staging staging;  ///< where the target will grow; not made yet
+};
+
+/// Collective. Phases 1 to 3, with all that headers can refuse in one message, and whether the
+/// target may be written. `done(phase)` is called at the end of each.
+Prepared prepare(const Comm& comm, const Wish& wish,
+                 const std::function<void(const std::string& phase)>& done);
+
+}  // namespace reshard::mpi
