@@ -49,9 +49,12 @@ struct StoredTensor {
   std::string name;  ///< in its file
   Shape shape;
   Dtype dtype = Dtype::f32;
+  std::vector<std::uint32_t>
+      parts;  ///< canonical tensors that its row names, also without a placement
   std::vector<Placement> placements;  ///< in elements of the row-major shape
   double add = 0;                     ///< stored value = canonical value + add (zero-centred norms)
   bool optional = false;              ///< may be absent from a source, is never written
+  std::size_t repeats = 0;            ///< so many placements, the last, repeat elements for fill
 };
 
 /// One file with its stored tensors.

@@ -54,9 +54,9 @@ Found detect(const SourceOptions& options) {
 Dtype target_dtype(const StoredTensor& tensor, const Source& source,
                    const std::optional<Dtype>& wanted) {
   std::optional<Dtype> found;
-  for (const Placement& placement : tensor.placements) {
-    const Dtype stored = source.dtypes[placement.tensor];
-    const bool kept = keeps_dtype(source.model[placement.tensor].role) || !is_floating(stored);
+  for (const std::uint32_t part : tensor.parts) {
+    const Dtype stored = source.dtypes[part];
+    const bool kept = keeps_dtype(source.model[part].role) || !is_floating(stored);
     const Dtype dtype = wanted && !kept ? *wanted : stored;
     if (found && *found != dtype) {
       throw Error(Kind::input, tensor.name + ": its parts have different dtypes, " +
@@ -64,7 +64,7 @@ Dtype target_dtype(const StoredTensor& tensor, const Source& source,
                                    ": choose one with --dtype");
     }
     found = dtype;
-    const bool shifted = source.adds[placement.tensor] != tensor.add;
+    const bool shifted = source.adds[part] != tensor.add;
     if (shifted && dtype != Dtype::f32 && dtype != Dtype::f64) {
       throw Error(Kind::input, tensor.name + ": adding 1 to a zero-centred norm is not exact in " +
                                    std::string(name(dtype)) + ": choose --dtype fp32");

@@ -130,14 +130,38 @@ void sort_by_layer(std::vector<StoredTensor>& tensors, const CanonicalModel& mod
                    [&](const StoredTensor& a, const StoredTensor& b) { return key(a) < key(b); });
 }
 
+/// The config.json of a record: the source's own, key for key, where it says the same.
+Json config_of(const Source& source, const families::Record& record) {
+  if (!source.config.is_object()) {
+    return families::write_config(source.family, record, source.model_type);
+  }
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : source.config.items()) keys.push_back(key);
+  families::Record told = families::read_config(source.family, source.config, keys);
+  told["dtype"] = record.at("dtype");
+  if (told == record) return config_with_dtype(source.config, record.at("dtype"));
+  return families::write_config(source.family, record, source.model_type, source.config);
+}
+
 }  // namespace
+
+Json config_with_dtype(Json config, const Json& dtype) {
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (config.contains(key) && config.at(key).is_string()) config[key] = dtype;
+  }
+  return config;
+}
 
 families::Family family_named(const std::string& name) {
   if (!name.ends_with(".json")) {
     try {
       return families::load_family(name);
     } catch (const Error&) {
+    }
+    try {
       return families::family_of_model_type(name);
+    } catch (const Error& error) {
+      throw Error(Kind::usage, "--family " + name + ": " + error.what());
     }
   }
   return families::parse_family(read_json(name), name);
@@ -145,7 +169,9 @@ families::Family family_named(const std::string& name) {
 
 Json read_json(const std::string& path) {
   try {
-    return Json::parse(read_text(path, most_json));
+    Json json = Json::parse(read_text(path, most_json));
+    if (!json.is_object()) throw Error(Kind::input, path + ": not a JSON object");
+    return json;
   } catch (const Json::exception& error) {
     throw Error(Kind::input, path + ": " + error.what());
   }
@@ -240,7 +266,7 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
   std::vector<TensorSpec> specs;
   for (StoredTensor& tensor : tensors) {
     problems.collect([&] { tensor.dtype = target_dtype(tensor, source, options.dtype); });
-    if (tensor.placements.empty()) {
+    if (tensor.parts.empty()) {
       const auto dtype = dtype_of_torch_name(record.at("dtype").get<std::string>());
       tensor.dtype = dtype.value_or(Dtype::f32);
       target.notes.push_back(tensor.name + ": not in the source, written as zeros");
@@ -271,9 +297,7 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
         plain_file(index_file_name(files_), index_json(split, specs, parameters)));
   }
   problems.collect([&] {
-    const Json carried = source.config.is_object() ? source.config : Json::object();
-    const Json config = families::write_config(source.family, record, source.model_type, carried);
-    target.files.push_back(plain_file("config.json", config.dump(2) + "\n"));
+    target.files.push_back(plain_file("config.json", config_of(source, record).dump(2) + "\n"));
   });
   for (FileDescription& file : companion_files(source.companions, "")) {
     target.files.push_back(std::move(file));

@@ -26,6 +26,9 @@ class HuggingFace final : public Dialect {
 /// The family that an option names, a table's file or an embedded one.
 families::Family family_named(const std::string& name);
 
+/// A config.json with its dtype, under whichever key it has one, set to torch's name for it.
+Json config_with_dtype(Json config, const Json& dtype);
+
 /// A JSON file; Error(input) names it and where it cannot be parsed.
 Json read_json(const std::string& path);
 

@@ -56,10 +56,12 @@ void check_same_args(const families::ArgumentTable& table, const std::vector<Fil
 
 /// Reads degrees and holds them against the files that are there.
 Parallelism read_degrees(const Json& degrees) {
+  constexpr std::int64_t most = 65536;
   const auto degree = [&](const char* name) {
     const Json value = degrees.value(name, Json(1));
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
-      throw Error(Kind::input, std::string("args: ") + name + " is " + value.dump());
+    if (!value.is_number_integer() || value.get<std::int64_t>() < 1 || value > most) {
+      throw Error(Kind::input, std::string("args: ") + name + " is " + value.dump() +
+                                   ", wanted 1 to " + std::to_string(most));
     }
     return value.get<std::uint64_t>();
   };
@@ -79,8 +81,7 @@ std::map<std::string, FileRank> ranks_of_files(const Parallelism& parallelism, s
                                                const std::vector<FileIndex>& indices,
                                                Problems& problems) {
   std::map<std::string, FileRank> wanted, found;
-  const std::uint64_t least =
-      parallelism.pp * std::max(parallelism.tp, parallelism.etp * parallelism.ep);
+  const std::uint64_t least = checked_product(parallelism.pp, ranks_of_stage(parallelism));
   for (const FileRank& rank : file_grid(parallelism, std::max(world, least))) {
     wanted.emplace(megatron_path(parallelism, rank), rank);
   }
@@ -115,7 +116,7 @@ void settle_vocabulary(const SourceOptions& options, std::uint64_t padded, famil
     return;
   }
   const Json kept = source.config.is_object() ? source.config.value("vocab_size", Json()) : Json();
-  if (kept.is_number_unsigned() && kept <= padded) {
+  if (kept.is_number_integer() && kept > 0 && kept <= padded) {
     record["vocab"] = kept;
   } else if (record.at("vocab") == padded) {
     source.warnings.push_back("nothing tells the true vocabulary: all " + std::to_string(padded) +
@@ -185,6 +186,11 @@ void read_stages(const std::vector<FileIndex>& indices,
                      std::to_string(p.vpp));
         continue;
       }
+      if (count > index.tensors.size()) {
+        problems.add(index.path + ": holds layer " + std::to_string(count - 1) + ", but only " +
+                     std::to_string(index.tensors.size()) + " tensors");
+        continue;
+      }
       std::uint64_t& known = counts[*v * p.pp + rank->second.pp];
       known = std::max(known, count);
     }
@@ -193,8 +199,8 @@ void read_stages(const std::vector<FileIndex>& indices,
   std::uint64_t sum = 0;
   for (const std::uint64_t n : counts) sum += n;
   if (sum != layers) {
-    problems.add("the files of all stages hold " + std::to_string(sum) +
-                 " layers, args.num_layers says " + std::to_string(layers));
+    problems.add("the files of all stages hold " + std::to_string(sum) + " layers, by chunk " +
+                 to_string(counts) + "; args.num_layers says " + std::to_string(layers));
   }
 }
 
@@ -277,6 +283,7 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
           source, problems);
     });
   }
+  problems.raise();  // files that could not be described would leave all their roles uncovered
   for (const std::string& role : uncovered_roles(source.model, covered)) {
     problems.add(role + ": Megatron's format has no tensor for it");
   }

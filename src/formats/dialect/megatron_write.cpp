@@ -3,6 +3,7 @@
 
 #include "core/error.hpp"
 #include "families/arguments.hpp"
+#include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
 
 // The writing half of the dialect: what Megatron would save, so that its own loader takes it
@@ -62,7 +63,7 @@ void describe_stages(const Parallelism& p, Json& degrees) {
 }
 
 Json degrees_of(const Parallelism& p, std::uint64_t padded_vocab, std::uint64_t multiple) {
-  const std::uint64_t ranks = std::max(p.tp, p.etp * p.ep);
+  const std::uint64_t ranks = ranks_of_stage(p);
   Json degrees = {{"tp", p.tp},
                   {"pp", p.pp},
                   {"vpp", p.vpp},
@@ -167,7 +168,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   std::uint64_t multiple = options.vocab_multiple.value_or(128);
   if (!options.vocab_multiple && source.args.is_object()) {
     const Json theirs = source.args.value("make_vocab_size_divisible_by", Json());
-    if (theirs.is_number_unsigned()) multiple = theirs.get<std::uint64_t>();
+    if (theirs.is_number_integer() && theirs > 0) multiple = theirs.get<std::uint64_t>();
   }
   const std::uint64_t padded_vocab =
       padded(record.at("vocab").get<std::uint64_t>(), multiple, p.tp);
@@ -189,7 +190,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   target.tracker_content = release ? "release" : std::to_string(iteration);
 
   std::vector<bool> covered(source.model.tensors().size(), false);
-  const std::uint64_t world = p.pp * std::max(p.tp, p.etp * p.ep);
+  const std::uint64_t world = p.pp * ranks_of_stage(p);
   for (const FileRank& rank : file_grid(p, world)) {
     problems.collect([&] {
       FileDescription file;
@@ -209,7 +210,9 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   }
   if (source.config.is_object()) {
     const std::string folder = std::string(hf_config_folder) + "/";
-    target.files.push_back(plain_file(folder + "config.json", source.config.dump(2) + "\n"));
+    target.files.push_back(
+        plain_file(folder + "config.json",
+                   config_with_dtype(source.config, record.at("dtype")).dump(2) + "\n"));
     for (FileDescription& file : companion_files(source.companions, folder)) {
       target.files.push_back(std::move(file));
     }

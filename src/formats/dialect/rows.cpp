@@ -101,6 +101,7 @@ StoredTensor Rows::stored(std::size_t number, std::string name, Indices indices,
       const std::string role = with_layer(part->second, indices.layer);
       const std::uint32_t index = model_->find(role);
       if (index == CanonicalModel::none) continue;
+      tensor.parts.push_back(index);
       for (Placement& p : place(piece, index, (*model_)[index], fixed, products_, sizes)) {
         tensor.placements.push_back(p);
       }
@@ -129,7 +130,9 @@ void Rows::add_padding_rows(const std::string& role, const Piece& piece, const F
   for (const FactorSpan& span : piece.spans) {
     if (span.factor != "vocab") continue;
     for (std::uint64_t v = std::max(known, span.first); v < span.first + span.extent; ++v) {
+      const std::size_t before = tensor.placements.size();
       put(vocabulary_part(piece, v, v + 1, last_row), last);
+      tensor.repeats += tensor.placements.size() - before;
     }
   }
 }

@@ -131,8 +131,10 @@ void match_shard(const Shard& described, const FileIndex& index,
                                      to_string(entry.shape) + ", wanted " +
                                      to_string(tensor.shape));
       }
-      bytes(entry.dtype);
-      add_pieces(tensor, entry, file, source);
+      with_context(index.path + ": " + entry.name, [&] {
+        bytes(entry.dtype);
+        add_pieces(tensor, entry, file, source);
+      });
     });
   }
   for (const auto& [name, entry] : entries) {
@@ -180,7 +182,7 @@ CanonicalModel canonical_model(const families::Family& family, const families::R
 
 std::uint64_t iteration_of(const Source& source) {
   const auto at = source.training.find("iteration");
-  const bool known = at != source.training.end() && at->is_number_unsigned();
+  const bool known = at != source.training.end() && at->is_number_integer() && *at >= 0;
   return known ? at->get<std::uint64_t>() : 0;
 }
 

@@ -32,6 +32,7 @@ class Problems {
     }
   }
   [[nodiscard]] bool empty() const { return texts_.empty(); }
+  [[nodiscard]] const std::vector<std::string>& texts() const { return texts_; }
   /// Error(input) with the first 20, if there are any.
   void raise() const;
 

@@ -1,6 +1,8 @@
 #include "formats/dialect/stages.hpp"
 
 #include <algorithm>
+#include <map>
+#include <numeric>
 #include <string>
 #include <tuple>
 
@@ -16,24 +18,35 @@ std::vector<std::uint64_t> Parallelism::layers_of_stages() const {
 }
 
 std::vector<FileRank> file_grid(const Parallelism& p, std::uint64_t world) {
-  const std::uint64_t ranks = std::max(p.tp, p.etp * p.ep);
-  if (world / p.pp < ranks || ranks % p.tp != 0 || ranks % p.etp != 0) {
-    throw Error(Kind::input, "tp " + std::to_string(p.tp) + ", ep " + std::to_string(p.ep) +
-                                 ", etp " + std::to_string(p.etp) + " and pp " +
-                                 std::to_string(p.pp) + " do not fit a world of " +
-                                 std::to_string(world));
+  constexpr std::uint64_t most_files = std::uint64_t{1} << 20;
+  const std::uint64_t ranks = std::max(p.tp, checked_product(p.etp, p.ep));
+  const std::string degrees = "tp " + std::to_string(p.tp) + ", ep " + std::to_string(p.ep) +
+                              ", etp " + std::to_string(p.etp) + " and pp " + std::to_string(p.pp);
+  if (world / p.pp < ranks) {
+    throw Error(Kind::input, degrees + " do not fit a world of " + std::to_string(world));
   }
-  std::vector<FileRank> grid;
+  if (ranks > most_files / p.pp) {
+    throw Error(Kind::input, degrees + " make more than " + std::to_string(most_files) + " files");
+  }
+  std::map<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>, FileRank> files;  // by name
   for (std::uint64_t stage = 0; stage < p.pp; ++stage) {
     for (std::uint64_t inner = 0; inner < ranks; ++inner) {
       const FileRank rank{inner % p.tp, stage, inner / p.etp % p.ep, inner % p.etp};
-      if (std::find(grid.begin(), grid.end(), rank) == grid.end()) grid.push_back(rank);
+      const auto [at, is_new] = files.emplace(std::tuple(rank.tp, rank.pp, rank.ep), rank);
+      if (!is_new && at->second != rank) {
+        throw Error(Kind::input, degrees + ": ranks with different parts of the experts would " +
+                                     "share one file, whose name tells only tp, pp and ep; wanted "
+                                     "an etp that divides tp");
+      }
     }
   }
-  std::sort(grid.begin(), grid.end(), [](const FileRank& a, const FileRank& b) {
-    return std::tie(a.tp, a.pp, a.ep) < std::tie(b.tp, b.pp, b.ep);
-  });
+  std::vector<FileRank> grid;
+  for (const auto& [name, rank] : files) grid.push_back(rank);
   return grid;
+}
+
+std::uint64_t ranks_of_stage(const Parallelism& p) {
+  return std::lcm(p.tp, checked_product(p.etp, p.ep));
 }
 
 std::vector<LayerRange> stage_table(std::uint64_t layers, std::uint64_t pp, std::uint64_t vpp,

@@ -30,8 +30,11 @@ struct FileRank {
 };
 
 /// The files that a Megatron run of these degrees writes (megatron.md sections 1.3, 4), by name:
-/// those of ranks that are first in their dense or their expert data-parallel group.
+/// those of ranks that are first in their dense or their expert data-parallel group. Error(input)
+/// when the world is too small, or two ranks' different parts would lie in files of one name.
 std::vector<FileRank> file_grid(const Parallelism& parallelism, std::uint64_t world);
+/// Least ranks of a pipeline stage: whole tensor-parallel groups and whole expert groups.
+std::uint64_t ranks_of_stage(const Parallelism& parallelism);
 
 /// Stages of equal size, or of the sizes given (a sum unequal to the layers is an Error(usage));
 /// each stage is cut into vpp equal chunks.

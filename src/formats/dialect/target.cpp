@@ -68,12 +68,12 @@ std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
   return torch_trailer(torch_spec(file), crcs);
 }
 
-Geometry make_geometry(const Source& source, const Target& target,
-                       const std::vector<FileLayout>& layouts) {
+Geometry make_geometry(Source& source, Target& target, const std::vector<FileLayout>& layouts) {
   Geometry geometry;
   geometry.model = source.model;
   geometry.sources = source.files;
-  geometry.pieces = source.pieces;
+  geometry.pieces = std::move(source.pieces);
+  source.pieces.clear();
   for (std::uint32_t f = 0; f < target.files.size(); ++f) {
     TargetFile file{target.files[f].path, layouts[f].bytes, {}};
     std::vector<FileLayout::Data> data = layouts[f].data;
@@ -82,13 +82,11 @@ Geometry make_geometry(const Source& source, const Target& target,
     });
     for (const FileLayout::Data& place : data) {
       file.tensors.push_back(static_cast<std::uint32_t>(geometry.tensors.size()));
-      geometry.tensors.push_back({f,
-                                  place.offset,
-                                  place.bytes,
-                                  target.files[f].tensors[place.tensor],
-                                  place.tensor,
-                                  {},
-                                  0});
+      StoredTensor& described = target.files[f].tensors[place.tensor];
+      std::vector<Placement> placements = std::move(described.placements);
+      described.placements.clear();
+      geometry.tensors.push_back({f, place.offset, place.bytes, described, place.tensor, {}, 0});
+      geometry.tensors.back().stored.placements = std::move(placements);
     }
     geometry.targets.push_back(std::move(file));
   }

@@ -49,8 +49,8 @@ FileLayout layout_of(const FileDescription& file);
 std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
                                             std::span<const std::uint32_t> crcs);
 
-/// The movement from an opened source to a described target, completed and checked.
-Geometry make_geometry(const Source& source, const Target& target,
-                       const std::vector<FileLayout>& layouts);
+/// The movement from an opened source to a described target, completed and checked. The source's
+/// pieces and the target's placements move into it: of a large model they are the most memory.
+Geometry make_geometry(Source& source, Target& target, const std::vector<FileLayout>& layouts);
 
 }  // namespace reshard::formats
