@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 namespace reshard::mpi {
@@ -23,6 +23,8 @@ void reduce(const Comm& comm, std::span<T> values, MPI_Datatype type, MPI_Op op)
 }  // namespace
 
 Environment::Environment(int& argc, char**& argv) {
+  // A process that nobody launched needs no daemon of Open MPI's beside it, which takes a second.
+  setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_FUNNELED) {

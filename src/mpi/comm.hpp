@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mpi.h>
+#include <filesystem>
 
 #include <cstdint>
 #include <optional>
@@ -68,6 +69,8 @@ std::optional<Error> attempt(Work&& work) {
     work();
   } catch (const Error& error) {
     return error;
+  } catch (const std::filesystem::filesystem_error& error) {
+    return Error(Kind::io, error.what());
   } catch (const std::bad_alloc&) {
     return Error(Kind::io, "out of memory: a smaller --memory may help");
   } catch (const std::exception& error) {

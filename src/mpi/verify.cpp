@@ -1,6 +1,8 @@
 #include "mpi/verify.hpp"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 
 #include "core/buffer.hpp"
 #include "core/transform.hpp"
@@ -28,62 +30,89 @@ class TileCheck {
 
   void check(Tile tile, std::vector<Digest>& found) {
     const ByteRange range = bytes_of(geometry_, tile);
-    const std::span<std::byte> bytes = read_.take(range.size());
-    writer_.read(tile, bytes);
+    const std::span<std::byte> seen = read_.take(range.size());
+    writer_.read(tile, seen);
+    std::uint64_t proven = range.first;  // up to here by digests, or compared below
+    for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
+      const TargetTensor& tensor = geometry_.tensors[t];
+      const std::uint64_t first = std::max(range.first, tensor.base);
+      const std::uint64_t last = std::min(range.last, tensor.base + tensor.bytes);
+      if (first >= last || !add_digests(tensor, range, {first, last}, seen, found)) continue;
+      compare(tile, range, {proven, first}, seen);
+      proven = last;
+    }
+    compare(tile, range, {proven, range.last}, seen);
+  }
+
+ private:
+  /// Adds the digests of a tensor's placements in `part` of a tile; whether they hold all of it.
+  bool add_digests(const TargetTensor& tensor, ByteRange range, ByteRange part,
+                   std::span<const std::byte> seen, std::vector<Digest>& found) const {
+    std::uint64_t covered = 0;
+    for (std::uint32_t n = 0; n < tensor.stored.placements.size(); ++n) {
+      for (const Placement& placed : parts_in(tensor, n, part)) {
+        const std::uint64_t width = bytes(tensor.stored.dtype);
+        const Dims canonical = strides_of(geometry_.model[placed.tensor]);
+        found[tensor.first_placement + n] +=
+            digest_box(seen.data() + (tensor.base + placed.offset * width - range.first), width,
+                       view(placed.box.extent), view(placed.stride), view(canonical),
+                       first_index(placed.box, canonical));
+        covered += placed.box.elements() * width;
+      }
+    }
+    return covered == part.size();
+  }
+
+  static std::vector<Placement> parts_in(const TargetTensor& tensor, std::uint32_t placement,
+                                         ByteRange part) {
+    const std::uint64_t width = bytes(tensor.stored.dtype);
+    return cut(tensor.stored.placements[placement], (part.first - tensor.base) / width,
+               (part.last - tensor.base) / width);
+  }
+
+  /// What a tile holds beside tensors: literals, copied bytes, the trailer, and zeros as fill.
+  std::span<std::byte> other_bytes(Tile tile, ByteRange range) {
+    if (wanted_tile_ == tile) return wanted_.bytes();
+    wanted_tile_ = tile;
     const std::span<std::byte> wanted = wanted_.take(range.size());
     std::fill(wanted.begin(), wanted.end(), std::byte{0});
+    writer_.put_other_bytes(tile, wanted);
     if (tile.file != trailer_file_) {
       trailer_ = writer_.trailer(tile.file, crcs_);
       trailer_file_ = tile.file;
     }
-    writer_.put_other_bytes(tile, wanted);
     for (const formats::FileLayout::Literal& literal : trailer_) {
       formats::put_literal(literal, range, wanted);
     }
-    for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
-      add_digests(geometry_.tensors[t], range, bytes, wanted, found);
-    }
-    if (!std::equal(bytes.begin(), bytes.end(), wanted.begin())) {
-      const auto at = std::mismatch(bytes.begin(), bytes.end(), wanted.begin()).first;
-      throw Error(Kind::verification,
-                  target_.files[tile.file].path + ": byte " +
-                      std::to_string(range.first + static_cast<std::uint64_t>(at - bytes.begin())) +
-                      " of header, fill or trailer is not what was written");
-    }
+    return wanted;
   }
 
- private:
-  /// Adds the digests of a tensor's placements in the range, and copies what they hold to `wanted`:
-  /// so only what no placement holds is compared byte by byte.
-  void add_digests(const TargetTensor& tensor, ByteRange range, std::span<std::byte> seen,
-                   std::span<std::byte> wanted, std::vector<Digest>& found) const {
-    const std::uint64_t width = bytes(tensor.stored.dtype);
-    const std::uint64_t first = std::max(range.first, tensor.base);
-    const std::uint64_t last = std::min(range.last, tensor.base + tensor.bytes);
-    std::vector<Placement> parts;
-    std::uint64_t covered = 0;
-    for (std::uint32_t n = 0; n < tensor.stored.placements.size(); ++n) {
-      for (const Placement& part : cut(tensor.stored.placements[n], (first - tensor.base) / width,
-                                       (last - tensor.base) / width)) {
-        const Dims canonical = strides_of(geometry_.model[part.tensor]);
-        found[tensor.first_placement + n] +=
-            digest_box(seen.data() + (tensor.base + part.offset * width - range.first), width,
-                       view(part.box.extent), view(part.stride), view(canonical),
-                       first_index(part.box, canonical));
-        covered += part.box.elements() * width;
-        parts.push_back(part);
+  /// Compares `part` of a tile with what must be there; what placements hold in it is proven by
+  /// digests.
+  void compare(Tile tile, ByteRange range, ByteRange part, std::span<const std::byte> seen) {
+    if (part.first >= part.last) return;
+    const std::span<std::byte> wanted = other_bytes(tile, range);
+    for (const std::uint32_t t : tensors_in(geometry_, tile.file, part)) {
+      const TargetTensor& tensor = geometry_.tensors[t];
+      const ByteRange shared{std::max(part.first, tensor.base),
+                             std::min(part.last, tensor.base + tensor.bytes)};
+      if (shared.first >= shared.last) continue;
+      const std::uint64_t width = bytes(tensor.stored.dtype);
+      for (std::uint32_t n = 0; n < tensor.stored.placements.size(); ++n) {
+        for (const Placement& placed : parts_in(tensor, n, shared)) {
+          const std::uint64_t at = tensor.base + placed.offset * width - range.first;
+          copy_strided(wanted.data() + at, view(placed.stride), seen.data() + at,
+                       view(placed.stride), view(placed.box.extent), width);
+        }
       }
     }
-    if (covered == last - first) {
-      std::copy_n(seen.data() + (first - range.first), covered,
-                  wanted.data() + (first - range.first));
-      return;
-    }
-    for (const Placement& part : parts) {
-      const std::uint64_t at = tensor.base + part.offset * width - range.first;
-      copy_strided(wanted.data() + at, view(part.stride), seen.data() + at, view(part.stride),
-                   view(part.box.extent), width);
-    }
+    const std::uint64_t begin = part.first - range.first;
+    if (std::memcmp(seen.data() + begin, wanted.data() + begin, part.size()) == 0) return;
+    std::uint64_t at = begin;
+    while (seen[at] == wanted[at]) ++at;
+    throw Error(Kind::verification, target_.files[tile.file].path + ": byte " +
+                                        std::to_string(range.first + at) +
+                                        " of header, fill or trailer is not what was written");
   }
 
   const Geometry& geometry_;
@@ -91,6 +120,7 @@ class TileCheck {
   const std::vector<std::uint32_t>& crcs_;
   formats::TargetWriter& writer_;
   Buffer read_, wanted_;
+  std::optional<Tile> wanted_tile_;  ///< the tile that wanted_ is of
   std::uint32_t trailer_file_ = ~std::uint32_t{0};
   std::vector<formats::FileLayout::Literal> trailer_;
 };
