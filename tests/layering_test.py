@@ -41,6 +41,8 @@ def faults_of_source(path, text):
             yield f"{path}: a header includes {name}"
         if name.startswith(".."):
             yield f"{path}: includes {name}; paths begin at src/"
+    if path.name == "main.cpp":  # the one place that names the world
+        code = code.replace("MPI_COMM_WORLD", "")
     if folder != "mpi" and (call := re.search(r"\bMPI_\w+", code)):
         yield f"{path}: {call.group()} outside src/mpi"
     if path.suffix == ".hpp" and "#pragma once" not in text:

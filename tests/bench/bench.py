@@ -38,7 +38,7 @@ class Bench:
         return result
 
     def copy(self, ranks, source):
-        """cp of the files by so many processes, sizes spread evenly."""
+        """cp and sync (reshard syncs too) of the files by so many processes, sizes spread evenly."""
         target = self.folder / "copy"
         shutil.rmtree(target, ignore_errors=True)
         files = sorted((p for p in (self.folder / source).rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
@@ -50,7 +50,11 @@ class Bench:
         start = time.monotonic()
         # Backups keep files of one name apart.
         processes = [
-            subprocess.Popen(["cp", "--backup=numbered", *map(str, lot), str(target / str(number))])
+            subprocess.Popen(
+                ["sh", "-c", 'for t; do :; done; cp --reflink=never --sparse=never --backup=numbered "$@" && sync "$t"/*', "cp"]
+                + [str(file) for file in lot]
+                + [str(target / str(number))]
+            )
             for number, lot in enumerate(lots)
             if lot
         ]
@@ -65,17 +69,6 @@ def size_of(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def pick(report, *names):
-    """A number that the report holds under one of the names, whether alone or as a sum over ranks."""
-    for name in names:
-        value = report.get(name)
-        if isinstance(value, dict):
-            value = value.get("sum", value.get("max"))
-        if value is not None:
-            return value
-    return 0
-
-
 def measure(bench, ranks, repeat, jobs):
     """Rows for one rank count; cp and the jobs alternate, so that what else the machine does hits all alike."""
     times, reports = {name: [] for name in ["cp", *jobs]}, {}
@@ -85,15 +78,15 @@ def measure(bench, ranks, repeat, jobs):
             seconds, reports[name] = bench.convert(ranks, source, flags)
             times[name].append(seconds)
     base = statistics.median(times["cp"])
-    print(f"{ranks:5}  {'cp':34} {base:7.2f} s")
+    print(f"{ranks:5}  {'cp, sync':34} {base:7.2f} s")
     for name in jobs:
         report, seconds = reports[name], statistics.median(times[name])
         needed = size_of(bench.folder / jobs[name][0])
-        read, written = pick(report, "bytes_read"), pick(report, "bytes_written")
-        peak = pick(report, "peak_rss", "peak_rss_bytes")
+        read, written, peak = report["read"]["sum"], report["written"]["sum"], report["peak_rss"]["max"]
+        target = report["target_bytes"]
         print(
             f"{ranks:5}  {name:34} {seconds:7.2f} s  {seconds / base:5.2f} x cp  peak {peak / MIB:6.0f} MiB  "
-            f"read {read / needed:4.2f}  written {written / needed:4.2f}"
+            f"read {read / needed:4.2f}  written {written / target:4.2f}"
         )
 
 

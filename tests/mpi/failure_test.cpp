@@ -1,0 +1,195 @@
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "mpi/convert.hpp"
+#include "mpi/sample.hpp"
+#include "support/scratch.hpp"
+
+// Whatever fails, on whatever rank and in whatever phase: all ranks throw the same error, and
+// neither target nor staging folder is left.
+
+namespace reshard {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// One conversion of a small model that is to fail.
+class Failure : public testing::Test {
+ protected:
+  Failure() {
+    mpi::SampleOptions sample;
+    sample.model.family = "llama";
+    sample.model.hyperparameters = {{"tied", true}};
+    sample.target.to = "megatron";
+    sample.target.tp = 2;
+    sample.target.pp = 2;
+    sample.target.path = source();
+    mpi::sample(comm_, sample);
+    options_.source.path = source();
+    options_.target.path = target();
+    options_.target.to = "hf";
+    options_.tile_bytes = 4096;
+    options_.memory = std::uint64_t{100} << 10;
+  }
+
+  [[nodiscard]] std::string source() const { return scratch_ / "source"; }
+  [[nodiscard]] std::string target() const { return scratch_ / "target"; }
+  [[nodiscard]] std::string source_file() const {
+    return source() + "/release/mp_rank_01_001/model_optim_rng.pt";
+  }
+  /// A file of the target, in its staging folder.
+  [[nodiscard]] std::string staged(const std::string& name) const {
+    for (const auto& entry : fs::directory_iterator(scratch_ / ".")) {
+      if (entry.path().filename().string().find(".reshard-") == std::string::npos) continue;
+      return entry.path().string() + "/" + name;
+    }
+    return "";
+  }
+  /// Collective. Runs `work` on rank 0 after a phase of the conversion, while all others wait.
+  void after(const std::string& phase, const std::function<void()>& work) {
+    options_.after_phase = [this, phase, work](std::string_view done) {
+      if (done == phase && comm_.rank() == 0) work();
+    };
+  }
+
+  /// Collective. The conversion fails with this kind, on all ranks alike, and leaves nothing.
+  void expect_failure(Kind kind, const std::string& part) {
+    std::optional<Error> error;
+    try {
+      mpi::convert(comm_, options_);
+    } catch (const Error& thrown) {
+      error = thrown;
+    }
+    const std::string text = error ? error->what() : "no error";
+    EXPECT_TRUE(error && error->kind() == kind) << text;
+    EXPECT_NE(text.find(part), std::string::npos) << text << "\nwithout " << part;
+    const std::string kinds = error ? std::to_string(static_cast<int>(error->kind())) : "";
+    for (const std::string& other : mpi::gather_all(comm_, kinds + text)) {
+      EXPECT_EQ(other, kinds + text);
+    }
+    mpi::barrier(comm_);
+    EXPECT_EQ(scratch_.names(), left_);
+    mpi::barrier(comm_);
+  }
+
+  const mpi::Comm comm_{MPI_COMM_WORLD};
+  const test::Scratch scratch_{comm_};
+  mpi::ConvertOptions options_;
+  std::string left_ = "source ";  ///< what is there after the failure
+};
+
+TEST_F(Failure, OfAnyRankAfterAnyPhase) {
+  for (const std::string phase :
+       {"index", "describe", "plan", "create", "move", "replicas", "seal", "verify"}) {
+    for (const int failing : {0, comm_.size() - 1}) {
+      options_.after_phase = [&](std::string_view done) {
+        if (done == phase && comm_.rank() == failing) throw Error(Kind::io, "made to fail");
+      };
+      const std::string rank = comm_.size() > 1 ? "rank " + std::to_string(failing) + ": " : "";
+      expect_failure(Kind::io, phase + ": " + rank + "made to fail");
+    }
+  }
+}
+
+TEST_F(Failure, OfDetection) {
+  options_.source.path = scratch_ / "nowhere";
+  expect_failure(Kind::input, "nowhere: does not exist");
+}
+
+TEST_F(Failure, OfAnIndex) {
+  if (comm_.rank() == 0) fs::resize_file(source_file(), 1000);
+  mpi::barrier(comm_);
+  expect_failure(Kind::input, "mp_rank_01_001");
+}
+
+TEST_F(Failure, OfADescription) {
+  options_.target.to = "megatron";
+  options_.target.tp = 3;
+  expect_failure(Kind::input, "does not divide by 3 ranks");
+}
+
+TEST_F(Failure, OfAnExistingTarget) {
+  left_ = "source target ";
+  if (comm_.rank() == 0) {
+    fs::create_directory(target());
+    std::ofstream(target() + "/mine") << "precious";
+  }
+  mpi::barrier(comm_);
+  expect_failure(Kind::usage, "--overwrite");
+  EXPECT_TRUE(fs::exists(target() + "/mine"));
+}
+
+TEST_F(Failure, OfATargetInTheSource) {
+  options_.target.path = source() + "/release/target";
+  expect_failure(Kind::usage, "lie in one another");
+}
+
+TEST_F(Failure, OfCreation) {
+  left_ = "blocked source ";
+  options_.target.path = scratch_ / "blocked/target";
+  after("plan", [&] { std::ofstream(scratch_ / "blocked") << "no folder"; });
+  expect_failure(Kind::io, "create: ");
+}
+
+TEST_F(Failure, OfAReadInTheRounds) {
+  after("create", [&] { fs::resize_file(source_file(), 3000); });
+  expect_failure(Kind::io, "the file ends after");
+}
+
+TEST_F(Failure, OfAWriteInTheRounds) {
+  after("create", [&] { fs::remove(staged("model.safetensors")); });
+  expect_failure(Kind::io, "model.safetensors: open");
+}
+
+TEST_F(Failure, OfUnequalReplicas) {
+  if (comm_.rank() == 0) {  // a norm's value lies in the files of both tensor ranks
+    std::fstream file(source_file(), std::ios::in | std::ios::out | std::ios::binary);
+    std::string bytes(fs::file_size(source_file()), '\0');
+    file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    std::ifstream twin(source() + "/release/mp_rank_00_001/model_optim_rng.pt", std::ios::binary);
+    std::string other(bytes.size(), '\0');
+    twin.read(other.data(), static_cast<std::streamsize>(other.size()));
+    std::size_t same = bytes.find("data/0");  // the first storage: of the first layer's norm
+    same = bytes.find_first_not_of('Z', same + 64) + 20;
+    file.seekp(static_cast<std::streamoff>(same));
+    file.put(static_cast<char>(bytes[same] ^ 1));
+  }
+  mpi::barrier(comm_);
+  expect_failure(Kind::input, "which should be the same numbers");
+}
+
+TEST_F(Failure, OfSealing) {
+  options_.target.to = "hf-bin";
+  after("replicas", [&] { fs::remove(staged("pytorch_model.bin")); });
+  // Files that are open stay whole; who opens one to seal or to verify finds nothing.
+  expect_failure(Kind::io, "pytorch_model.bin: open");
+}
+
+TEST_F(Failure, OfVerification) {
+  after("seal", [&] {
+    std::fstream file(staged("model.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(-9, std::ios::end);
+    const auto byte = static_cast<char>(file.get() ^ 1);
+    file.seekp(-9, std::ios::end);
+    file.put(byte);
+  });
+  expect_failure(Kind::verification, "model.safetensors");
+}
+
+TEST_F(Failure, OfPublication) {
+  left_ = "source target ";
+  after("verify", [&] {
+    fs::create_directory(target());
+    std::ofstream(target() + "/theirs") << "late";
+  });
+  expect_failure(Kind::usage, "has come into being meanwhile");
+}
+
+}  // namespace
+}  // namespace reshard

@@ -1,0 +1,58 @@
+#include <gtest/gtest.h>
+#include <mpi.h>
+#include <sys/resource.h>
+
+#include "core/transform.hpp"
+#include "mpi/convert.hpp"
+#include "mpi/sample.hpp"
+#include "support/scratch.hpp"
+
+// Memory is bounded by --memory, whatever the size of the model: here the model is twice
+// as large as everything that a rank may have. Run at 2 ranks.
+
+namespace reshard {
+namespace {
+
+constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+
+std::uint64_t peak_rss() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+TEST(Memory, StaysWithinTheBound) {
+  const mpi::Comm comm(MPI_COMM_WORLD);
+  const test::Scratch scratch(comm);
+  prepare_transform();
+  std::uint16_t half = 0;
+  const float one = 1;
+  cast(reinterpret_cast<std::byte*>(&half), Dtype::f16, reinterpret_cast<const std::byte*>(&one),
+       Dtype::f32, 1);
+  const std::uint64_t before = peak_rss();
+
+  mpi::SampleOptions sample;
+  sample.model.family = "llama";
+  sample.model.parameters = 250'000'000;
+  sample.sparse = true;
+  sample.target.to = "megatron";
+  sample.target.tp = 2;
+  sample.target.pp = 2;
+  sample.target.dtype = Dtype::bf16;
+  sample.target.path = scratch / "source";
+  mpi::sample(comm, sample);
+
+  mpi::ConvertOptions options;
+  options.source.path = scratch / "source";
+  options.target.path = scratch / "target";
+  options.target.to = "hf";
+  options.memory = 64 * mebibyte;
+  const mpi::ConvertReport report = mpi::convert(comm, options);
+  const std::uint64_t bound = options.memory + 150 * mebibyte;
+  EXPECT_GT(report.target_bytes, 2 * bound);
+  EXPECT_LE(report.peak_rss[static_cast<std::size_t>(comm.rank())], bound + before)
+      << before << " bytes before";
+}
+
+}  // namespace
+}  // namespace reshard
