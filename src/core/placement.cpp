@@ -140,15 +140,25 @@ Placement in_memory(const Placement& placement, const Shape& shape,
   };
   Placement memory = placement;
   memory.offset = 0;
+  std::vector<std::uint64_t> last(shape.size());  // index of the placement's last element
   std::uint64_t rest = placement.offset;
   for (std::size_t d = 0; d < shape.size(); ++d) {
-    memory.offset += rest / labels[d] * strides[d];
+    last[d] = rest / labels[d];
+    memory.offset += last[d] * strides[d];
     rest %= labels[d];
   }
   for (std::size_t d = 0; d < placement.stride.size(); ++d) {
     if (placement.box.extent[d] <= 1) continue;
     const std::size_t dimension = dimension_of(placement.stride[d]);
-    memory.stride[d] = placement.stride[d] / labels[dimension] * strides[dimension];
+    const std::uint64_t step = placement.stride[d] / labels[dimension];
+    memory.stride[d] = step * strides[dimension];
+    last[dimension] += (placement.box.extent[d] - 1) * step;
+    if (placement.stride[d] % labels[dimension] != 0 || last[dimension] >= shape[dimension]) {
+      throw Error(Kind::input,
+                  "its memory is strided, and a part of it runs over more than one "
+                  "dimension of " +
+                      to_string(shape) + ": save it contiguous");
+    }
   }
   return memory;
 }

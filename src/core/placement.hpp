@@ -34,7 +34,7 @@ bool is_nested(const Placement& placement);
 std::vector<Placement> cut(const Placement& placement, std::uint64_t first, std::uint64_t last);
 /// The placement in a tensor of that shape whose elements lie in memory by `strides` instead of
 /// row-major: offset and strides become those of the memory. Each of its dimensions must stay
-/// within one dimension of the shape.
+/// within one dimension of the shape: Error(input) otherwise.
 Placement in_memory(const Placement& placement, const Shape& shape,
                     const std::vector<std::uint64_t>& strides);
 
