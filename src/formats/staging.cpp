@@ -60,7 +60,7 @@ Staging plan_staging(const std::string& target_path, const Target& target,
   const auto ticks = std::chrono::system_clock::now().time_since_epoch().count();
   const std::string id = std::to_string(::getpid()) + "-" + std::to_string(ticks);
   const fs::path folder = unit.parent_path() / ("." + unit.filename().string() + ".reshard-" + id);
-  return {folder.string(), unit.string(), root.string()};
+  return {folder.string(), unit.string(), root.string(), !fs::exists(unit.parent_path())};
 }
 
 void create_staging(const Staging& staging, std::uint64_t bytes) {
@@ -125,6 +125,9 @@ void discard(const Staging& staging) noexcept {
   std::error_code ignored;
   fs::remove_all(staging.folder, ignored);
   fs::remove(staging.folder + ".tracker", ignored);
+  if (staging.makes_parent) {
+    fs::remove(fs::path(staging.folder).parent_path(), ignored);  // which fails unless it is empty
+  }
 }
 
 }  // namespace reshard::formats

@@ -11,9 +11,10 @@ namespace reshard::formats {
 /// the unit's final path (DESIGN.md section 4, Journal and publication). A value: the functions
 /// below act on the file system and are called by one rank.
 struct Staging {
-  std::string folder;  ///< "DST/.iter_0000003.reshard-ID"
-  std::string unit;    ///< "DST/iter_0000003"
-  std::string root;    ///< folder of the tracker
+  std::string folder;         ///< "DST/.iter_0000003.reshard-ID"
+  std::string unit;           ///< "DST/iter_0000003"
+  std::string root;           ///< folder of the tracker
+  bool makes_parent = false;  ///< the folder above did not exist before
 };
 
 /// Checks that the unit may be written and names its staging. Error(usage) when it exists and is
@@ -25,7 +26,7 @@ void create_staging(const Staging& staging, std::uint64_t bytes);
 /// Renames staging to the unit, an old one away, then raises the tracker; returns what the user
 /// should know, or "".
 std::string publish(const Staging& staging, const Target& target, bool overwrite);
-/// Removes the staging folder, whatever is in it; never throws.
+/// Removes the staging folder, whatever is in it, and what was made for it; never throws.
 void discard(const Staging& staging) noexcept;
 
 }  // namespace reshard::formats

@@ -14,10 +14,11 @@ formats::Staging agree_on_staging(const Comm& comm, const std::string& target_pa
     if (comm.rank() != 0) return;
     const formats::Staging staging =
         formats::plan_staging(target_path, target, source_unit, overwrite);
-    text = Json({staging.folder, staging.unit, staging.root}).dump();
+    text = Json({staging.folder, staging.unit, staging.root, staging.makes_parent}).dump();
   });
   const Json shared = Json::parse(broadcast(comm, text, 0));
-  return {shared[0].get<std::string>(), shared[1].get<std::string>(), shared[2].get<std::string>()};
+  return {shared[0].get<std::string>(), shared[1].get<std::string>(), shared[2].get<std::string>(),
+          shared[3].get<bool>()};
 }
 
 StagedTarget::StagedTarget(const Comm& comm, const formats::Staging& staging,
