@@ -28,7 +28,7 @@ struct Demands {
 /// Sums a share's demands by source.
 Traffic sum_by_source(std::span<const Demand> demands) {
   Traffic traffic;
-  for (const Demand& d : demands) traffic.emplace_back(static_cast<int>(d.source), d.bytes);
+  for (const Demand& d : demands) traffic.emplace_back(d.source, d.bytes);
   std::sort(traffic.begin(), traffic.end());
   Traffic sums;
   for (const auto& [source, bytes] : traffic) {
@@ -72,29 +72,18 @@ Demands collect(const Geometry& geometry, const Plan& plan, std::vector<std::uin
 class Loads {
  public:
   Loads(const Geometry& geometry, const Plan& plan, const Demands& demands)
-      : geometry_(geometry),
-        demands_(demands),
-        writer_(static_cast<std::size_t>(plan.ranks)),
-        given_(writer_.size()) {
-    for (std::size_t r = 0; r < writer_.size(); ++r) {
-      writer_[static_cast<std::size_t>(plan.share_of[r])] = r;
-    }
-  }
-
-  /// Rank that writes a share.
-  [[nodiscard]] std::size_t writer(std::uint64_t share) const { return writer_[share]; }
+      : geometry_(geometry), demands_(demands), given_(static_cast<std::size_t>(plan.ranks)) {}
 
   /// Most bytes of a rank in a slot, for writers of one residue; as make_rounds asks.
   std::uint64_t heaviest(std::uint64_t slot, int modulus, int residue) {
     const auto m = static_cast<std::size_t>(modulus), wanted = static_cast<std::size_t>(residue);
     std::uint64_t most = 0;
     std::fill(given_.begin(), given_.end(), 0);
-    for (std::size_t share = 0; share < writer_.size() && most == 0; ++share) {
-      const bool writes = slot < demands_.share_tiles[share] && writer_[share] % m == wanted;
-      if (writes) most = geometry_.tile_bytes;
+    for (std::size_t rank = wanted; rank < given_.size() && most == 0; rank += m) {
+      if (slot < demands_.share_tiles[rank]) most = geometry_.tile_bytes;
     }
     for (const Demand& d : demands_.of(slot)) {
-      if (writer_[d.share] % m != wanted) continue;
+      if (d.share % m != wanted) continue;
       given_[d.source] += d.bytes;
       most = std::max(most, given_[d.source]);
     }
@@ -107,14 +96,12 @@ class Loads {
     const auto wanted = static_cast<std::size_t>(round.residue);
     for (std::uint64_t slot = round.first; slot < round.last; ++slot) {
       for (const Demand& d : demands_.of(slot)) {
-        const std::size_t to = writer_[d.share];
-        if (to % m != wanted) continue;
+        if (d.share % m != wanted) continue;
         bytes[d.source] += d.bytes;
-        if (to != d.source) bytes[to] += d.bytes;
+        if (d.share != d.source) bytes[d.share] += d.bytes;
       }
-      for (std::size_t share = 0; share < writer_.size(); ++share) {
-        if (writer_[share] % m != wanted || slot >= demands_.share_tiles[share]) continue;
-        bytes[writer_[share]] += geometry_.tile_bytes;
+      for (std::size_t rank = wanted; rank < bytes.size(); rank += m) {
+        if (slot < demands_.share_tiles[rank]) bytes[rank] += geometry_.tile_bytes;
       }
     }
   }
@@ -122,7 +109,6 @@ class Loads {
  private:
   const Geometry& geometry_;
   const Demands& demands_;
-  std::vector<std::size_t> writer_;
   std::vector<std::uint64_t> given_;
 };
 
@@ -148,27 +134,24 @@ void add_written(const Geometry& geometry, const Plan& plan, PlanCost& cost) {
   const TileNumbers numbers(geometry);
   cost.tiles = numbers.size();
   for (std::size_t r = 0; r < cost.written.size(); ++r) {
-    const auto share = static_cast<std::size_t>(plan.share_of[r]);
-    for (std::uint64_t n = plan.share_begin[share]; n < plan.share_begin[share + 1]; ++n) {
+    for (std::uint64_t n = plan.share_begin[r]; n < plan.share_begin[r + 1]; ++n) {
       cost.written[r] += bytes_of(geometry, numbers[n]).size();
     }
   }
 }
 
-void add_traffic(const std::vector<Traffic>& from, const Loads& loads, PlanCost& cost) {
+void add_traffic(const std::vector<Traffic>& from, PlanCost& cost) {
   constexpr std::size_t most = 10;
   std::vector<PlanCost::Pair> pairs;
-  for (std::size_t share = 0; share < from.size(); ++share) {
-    const std::size_t to = loads.writer(share);
-    for (const auto& [source, bytes] : from[share]) {
-      const auto giver = static_cast<std::size_t>(source);
-      if (giver == to) {
+  for (std::size_t to = 0; to < from.size(); ++to) {
+    for (const auto& [source, bytes] : from[to]) {
+      if (source == to) {
         cost.local[to] += bytes;
         continue;
       }
-      cost.sent[giver] += bytes;
+      cost.sent[source] += bytes;
       cost.received[to] += bytes;
-      pairs.push_back({source, static_cast<int>(to), bytes});
+      pairs.push_back({static_cast<int>(source), static_cast<int>(to), bytes});
     }
   }
   cost.pairs = pairs.size();
@@ -189,16 +172,18 @@ PlanCost cost_of(const Geometry& geometry, Plan& plan, std::uint64_t budget) {
   for (auto* bytes : {&cost.read, &cost.sent, &cost.received, &cost.written, &cost.local}) {
     bytes->assign(ranks, 0);
   }
+  std::vector<Traffic> needs;
+  for (int rank = 0; rank < plan.ranks; ++rank) needs.push_back(needs_of(geometry, plan, rank));
+  assign_owners(plan, needs);
   for (const OwnedPiece& owned : plan.replicas) {
     cost.read[static_cast<std::size_t>(owned.owner)] +=
         owned.piece.placement.box.elements() * bytes(owned.piece.dtype);
   }
   std::vector<Traffic> from;
   const Demands demands = collect(geometry, plan, cost.read, from);
-  if (ranks > 1) plan.share_of = relabel(from);
   Loads loads(geometry, plan, demands);
   add_written(geometry, plan, cost);
-  add_traffic(from, loads, cost);
+  add_traffic(from, cost);
   const std::vector<Round> rounds = make_rounds(demands.slots(), plan.ranks, budget,
                                                 [&](std::uint64_t slot, int modulus, int residue) {
                                                   return loads.heaviest(slot, modulus, residue);

@@ -25,8 +25,9 @@ struct PlanCost {
                               ///< rounds that are under way at a time
 };
 
-/// Relabels the plan's shares as a conversion does and adds everything up; `budget` bounds a round
-/// (make_rounds). Time is that of enumerating each tile once, memory O(tiles x sources of a tile).
+/// Gives the plan's stripes their owners as a conversion does and adds everything up; `budget`
+/// bounds a round (make_rounds). Time is that of enumerating each tile once, memory O(tiles x
+/// sources of a tile).
 PlanCost cost_of(const Geometry& geometry, Plan& plan, std::uint64_t budget);
 
 /// Largest of sums over groups of `size` ranks (nodes), over their mean; 1 when nothing moves.

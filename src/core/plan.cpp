@@ -10,26 +10,40 @@
 namespace reshard {
 namespace {
 
-/// Cuts a piece at the borders between owners; a piece whose memory is not nested stays whole.
-void cut_by_owner(const SourceShares& shares, const SourcePiece& piece,
-                  std::vector<OwnedPiece>& found) {
+/// Cuts a piece at the borders between stripes; a piece whose memory is not nested stays whole.
+void cut_by_stripe(const SourceStripes& stripes, const SourcePiece& piece,
+                   std::vector<OwnedPiece>& found) {
   const std::uint64_t width = bytes(piece.dtype);
   const std::uint64_t first = piece.placement.offset;
   const std::uint64_t last = first + span(piece.placement);
   const bool nested = is_nested(piece.placement);
   for (std::uint64_t at = first; at < last;) {
     const std::uint64_t byte = piece.base + at * width;
-    const std::uint64_t border = shares.next_border(piece.file, byte);
+    const std::uint64_t border = stripes.next_border(piece.file, byte);
     const std::uint64_t behind = piece.base + last * width;
     std::uint64_t end = last;
     if (nested && border < behind) end = at + std::max<std::uint64_t>((border - byte) / width, 1);
     for (const Placement& part : cut(piece.placement, at, end)) {
-      found.push_back({piece, shares.owner(piece.file, byte)});
+      found.push_back({piece, stripes.holding(piece.file, byte), 0});
       found.back().piece.placement = part;
       found.back().piece.name.clear();
     }
     at = end;
   }
+}
+
+/// Enough stripes that ranks can be loaded evenly, none so small that reads suffer.
+std::uint32_t stripe_count(const Geometry& geometry, int ranks) {
+  constexpr std::uint64_t least_bytes = std::uint64_t{1} << 20;
+  constexpr std::uint64_t most_each = 32, least_each = 8;
+  if (ranks == 1) return 1;
+  std::uint64_t total = 0;
+  for (const SourcePiece& piece : geometry.pieces) {
+    total += piece.placement.box.elements() * bytes(piece.dtype);
+  }
+  const auto count = static_cast<std::uint64_t>(ranks);
+  return static_cast<std::uint32_t>(
+      std::clamp(total / least_bytes, least_each * count, most_each * count));
 }
 
 /// Even shares of tiles; a border moves to the border of a file when that is near.
@@ -83,64 +97,14 @@ void add_slices(const Plan& plan, std::uint32_t target, std::uint32_t number, co
 
 }  // namespace
 
-SourceShares::SourceShares(const Geometry& geometry, int ranks)
-    : ranks_(static_cast<std::uint64_t>(ranks)) {
-  std::vector<Stretch> all;
-  for (const SourcePiece& piece : geometry.pieces) {
-    const std::uint64_t width = bytes(piece.dtype);
-    const std::uint64_t first = piece.base + piece.placement.offset * width;
-    all.push_back({piece.file, first, first + span(piece.placement) * width, 0});
-  }
-  std::sort(all.begin(), all.end(), [](const Stretch& a, const Stretch& b) {
-    return std::tie(a.file, a.first, a.last) < std::tie(b.file, b.first, b.last);
-  });
-  for (const Stretch& stretch : all) {
-    if (!stretches_.empty() && stretches_.back().file == stretch.file &&
-        stretches_.back().last >= stretch.first) {
-      stretches_.back().last = std::max(stretches_.back().last, stretch.last);
-    } else {
-      stretches_.push_back(stretch);
-    }
-  }
-  for (Stretch& stretch : stretches_) {
-    stretch.before = total_;
-    total_ += stretch.last - stretch.first;
-  }
-}
-
-std::uint64_t SourceShares::place(std::uint32_t file, std::uint64_t at) const {
-  const auto after = std::upper_bound(
-      stretches_.begin(), stretches_.end(), std::pair(file, at),
-      [](const auto& wanted, const Stretch& s) { return wanted < std::pair(s.file, s.first); });
-  assert(after != stretches_.begin());
-  const Stretch& stretch = *std::prev(after);
-  return stretch.before + at - stretch.first;
-}
-
-int SourceShares::owner(std::uint32_t file, std::uint64_t at) const {
-  const auto wide = static_cast<unsigned __int128>(place(file, at)) * ranks_;
-  return static_cast<int>(
-      std::min<std::uint64_t>(static_cast<std::uint64_t>(wide / total_), ranks_ - 1));
-}
-
-std::uint64_t SourceShares::next_border(std::uint32_t file, std::uint64_t at) const {
-  const auto next = static_cast<std::uint64_t>(owner(file, at)) + 1;
-  const auto border = (static_cast<unsigned __int128>(next) * total_ + ranks_ - 1) / ranks_;
-  return at + static_cast<std::uint64_t>(border) - place(file, at);
-}
-
-std::uint64_t SourceShares::progress(std::uint32_t file, std::uint64_t at) const {
-  const auto wide = static_cast<unsigned __int128>(place(file, at)) * ranks_;
-  return static_cast<std::uint64_t>(((wide % total_) << 32) / total_);
-}
-
 Plan make_plan(const Geometry& geometry, int ranks) {
   Plan plan;
   plan.ranks = ranks;
-  plan.shares = SourceShares(geometry, ranks);
+  plan.stripes = SourceStripes(geometry, stripe_count(geometry, ranks));
+  plan.progress.assign(plan.stripes.size(), 0);
   for (const SourcePiece& piece : geometry.pieces) {
     const bool replica = piece.replica_of != SourcePiece::no_replica;
-    cut_by_owner(plan.shares, piece, replica ? plan.replicas : plan.pieces);
+    cut_by_stripe(plan.stripes, piece, replica ? plan.replicas : plan.pieces);
   }
   std::sort(plan.pieces.begin(), plan.pieces.end(), [](const OwnedPiece& a, const OwnedPiece& b) {
     return std::tie(a.piece.placement.tensor, a.piece.placement.box) <
@@ -157,7 +121,6 @@ Plan make_plan(const Geometry& geometry, int ranks) {
   }
   for (std::size_t t = 0; t < tensors; ++t) plan.first_piece[t + 1] += plan.first_piece[t];
   plan.share_begin = cut_targets(geometry, ranks);
-  for (int rank = 0; rank < ranks; ++rank) plan.share_of.push_back(rank);
   return plan;
 }
 
@@ -184,38 +147,32 @@ std::uint64_t bytes_moved(const Geometry& geometry, const Slice& slice) {
   return slice.elements() * bytes(geometry.tensors[slice.target].stored.dtype);
 }
 
-std::vector<int> relabel(const std::vector<Traffic>& bytes_from) {
-  std::vector<std::tuple<std::uint64_t, int, int>> wishes;  // bytes, rank, share
-  for (std::size_t share = 0; share < bytes_from.size(); ++share) {
-    for (const auto& [rank, amount] : bytes_from[share]) {
-      wishes.emplace_back(amount, rank, static_cast<int>(share));
+Traffic needs_of(const Geometry& geometry, const Plan& plan, int rank) {
+  const TileNumbers tiles(geometry);
+  std::map<std::uint32_t, std::uint64_t> needs;
+  const auto r = static_cast<std::size_t>(rank);
+  for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
+    for (const Slice& slice : slices_of(geometry, plan, tiles[number])) {
+      needs[plan.pieces[slice.piece].stripe] += bytes_moved(geometry, slice);
     }
   }
-  std::sort(wishes.begin(), wishes.end(), [](const auto& a, const auto& b) {
-    const auto distance = [](const auto& w) { return std::abs(std::get<1>(w) - std::get<2>(w)); };
-    if (std::get<0>(a) != std::get<0>(b)) return std::get<0>(a) > std::get<0>(b);
-    return std::tuple(distance(a), a) < std::tuple(distance(b), b);  // ties: stay where you are
-  });
-  std::vector<int> share_of(bytes_from.size(), -1);
-  std::vector<bool> taken(bytes_from.size(), false);
-  for (const auto& [amount, rank, share] : wishes) {
-    if (share_of[static_cast<std::size_t>(rank)] >= 0 || taken[static_cast<std::size_t>(share)]) {
-      continue;
-    }
-    share_of[static_cast<std::size_t>(rank)] = share;
-    taken[static_cast<std::size_t>(share)] = true;
-  }
-  std::size_t free = 0;
-  for (int& share : share_of) {
-    if (share >= 0) continue;
-    while (taken[free]) ++free;
-    share = static_cast<int>(free);
-    taken[free] = true;
-  }
-  return share_of;
+  return {needs.begin(), needs.end()};
 }
 
-ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share) {
+void assign_owners(Plan& plan, const std::vector<Traffic>& needs) {
+  const std::vector<int> owners = assign_stripes(plan.stripes, needs);
+  for (auto* pieces : {&plan.pieces, &plan.replicas}) {
+    for (OwnedPiece& owned : *pieces) owned.owner = owners[owned.stripe];
+  }
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(plan.ranks)), done(all.size());
+  for (const int owner : owners) ++all[static_cast<std::size_t>(owner)];
+  for (std::size_t s = 0; s < owners.size(); ++s) {
+    const auto owner = static_cast<std::size_t>(owners[s]);
+    plan.progress[s] = (done[owner]++ << 32) / all[owner];
+  }
+}
+
+ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
   struct Work {
     std::uint64_t progress = 0;
     std::uint64_t tile = 0;
@@ -223,24 +180,21 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share) {
   };
   const TileNumbers tiles(geometry);
   std::vector<Work> works;
-  std::map<int, std::uint64_t> needed;
-  const auto s = static_cast<std::size_t>(share);
-  for (std::uint64_t number = plan.share_begin[s]; number < plan.share_begin[s + 1]; ++number) {
+  std::map<std::uint32_t, std::uint64_t> needed;
+  const auto r = static_cast<std::size_t>(rank);
+  for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
     Work work{0, number, {}};
-    std::map<int, std::uint64_t> demand;
+    std::map<std::uint32_t, std::uint64_t> demand;
     const std::vector<Slice> slices = slices_of(geometry, plan, tiles[number]);
     for (const Slice& slice : slices) {
       const OwnedPiece& owned = plan.pieces[slice.piece];
-      demand[owned.owner] += bytes_moved(geometry, slice);
+      const auto owner = static_cast<std::uint32_t>(owned.owner);
+      demand[owner] += bytes_moved(geometry, slice);
       if (geometry.tensors[slice.target].primary[slice.placement]) {
-        needed[owned.owner] += slice.elements() * bytes(owned.piece.dtype);
+        needed[owner] += slice.elements() * bytes(owned.piece.dtype);
       }
     }
-    if (!slices.empty()) {
-      const SourcePiece& piece = plan.pieces[slices.front().piece].piece;
-      work.progress =
-          plan.shares.progress(piece.file, piece.base + slices.front().from * bytes(piece.dtype));
-    }
+    if (!slices.empty()) work.progress = plan.progress[plan.pieces[slices.front().piece].stripe];
     work.demand.assign(demand.begin(), demand.end());
     works.push_back(std::move(work));
   }

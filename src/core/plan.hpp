@@ -5,37 +5,15 @@
 #include <vector>
 
 #include "core/geometry.hpp"
+#include "core/stripes.hpp"
 
 namespace reshard {
 
-/// The bytes of the source's files that are needed, one behind the other, in even shares.
-class SourceShares {
- public:
-  SourceShares() = default;
-  SourceShares(const Geometry& geometry, int ranks);
-  /// Rank that reads byte `at` of a file; the byte must be one that is needed.
-  [[nodiscard]] int owner(std::uint32_t file, std::uint64_t at) const;
-  /// Byte of the file at which the share of the next rank begins, if no gap lies before it.
-  [[nodiscard]] std::uint64_t next_border(std::uint32_t file, std::uint64_t at) const;
-  /// How far a byte lies within its owner's share, in units of 2^-32.
-  [[nodiscard]] std::uint64_t progress(std::uint32_t file, std::uint64_t at) const;
-
- private:
-  struct Stretch {
-    std::uint32_t file = 0;
-    std::uint64_t first = 0, last = 0;  ///< bytes of the file
-    std::uint64_t before = 0;           ///< needed bytes ahead of it
-  };
-  [[nodiscard]] std::uint64_t place(std::uint32_t file, std::uint64_t at) const;
-
-  std::vector<Stretch> stretches_;
-  std::uint64_t ranks_ = 1, total_ = 0;
-};
-
-/// A piece of the source within one owner's part of it.
+/// A piece of the source within one stripe.
 struct OwnedPiece {
   SourcePiece piece;
-  int owner = 0;
+  std::uint32_t stripe = 0;
+  int owner = 0;  ///< the stripe's
 };
 
 /// What has to move: a box from a source piece into a target tensor (DESIGN.md section 1).
@@ -55,17 +33,24 @@ struct Slice {
 /// of geometry and rank count; slices are enumerated from it tile by tile.
 struct Plan {
   int ranks = 1;
-  SourceShares shares;
+  SourceStripes stripes;
+  std::vector<std::uint64_t> progress;     ///< of a stripe among its owner's, in units of 2^-32
   std::vector<OwnedPiece> pieces;          ///< sorted by tensor, then box; replicas left out
   std::vector<std::uint32_t> first_piece;  ///< of each canonical tensor; one more at the end
   std::vector<std::uint64_t> reach;        ///< largest extent of dimension 0 among its pieces
   std::vector<OwnedPiece> replicas;        ///< read only to be compared
-  std::vector<std::uint64_t> share_begin;  ///< first tile number of each target share; one more
-  std::vector<int> share_of;               ///< rank -> its share of the target tiles
+  std::vector<std::uint64_t> share_begin;  ///< first tile number of each rank's; one more
 };
 
-/// Splits sources by bytes and targets by tiles evenly over ranks; shares are not yet relabelled.
+/// Splits the target's tiles evenly over ranks and the source into stripes, which have no owner
+/// yet.
 Plan make_plan(const Geometry& geometry, int ranks);
+
+/// What a rank's share of the target takes of each stripe, in bytes that move, copies included.
+Traffic needs_of(const Geometry& geometry, const Plan& plan, int rank);
+
+/// Gives every stripe its owner (see assign_stripes), from the needs of all ranks.
+void assign_owners(Plan& plan, const std::vector<Traffic>& needs);
 
 /// Everything that must move into a tile, in a fixed order; the fill of elements that no slice
 /// covers is the writer's.
@@ -74,11 +59,6 @@ std::vector<Slice> slices_of(const Geometry& geometry, const Plan& plan, Tile ti
 /// Bytes of a slice on the way: packed in canonical order, in the target's dtype.
 std::uint64_t bytes_moved(const Geometry& geometry, const Slice& slice);
 
-/// Gives each rank the share of the target that it already holds most bytes of (COSTA's
-/// relabelling, greedy on sparse counts): `bytes_from[share]` lists (source rank, bytes).
-using Traffic = std::vector<std::pair<int, std::uint64_t>>;
-std::vector<int> relabel(const std::vector<Traffic>& bytes_from);
-
 /// Where a share's bytes come from, and in which order its tiles are worked on: tiles that draw on
 /// different source owners take turns, so that every round draws from all of them.
 struct ShareOrder {
@@ -86,7 +66,7 @@ struct ShareOrder {
   std::vector<Traffic> demand;       ///< of each of these tiles: (source rank, bytes)
   Traffic needed;  ///< of all together: (source rank, bytes of the source that no copy repeats)
 };
-ShareOrder order_share(const Geometry& geometry, const Plan& plan, int share);
+ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank);
 
 /// A round: every rank's tiles at slots [first, last) of its order, of the ranks with
 /// rank % modulus == residue.

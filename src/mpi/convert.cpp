@@ -155,8 +155,8 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   phases.done("move");
   compare_replicas(comm, geometry, plan, moved.read, reader);
   phases.done("replicas");
-  const auto share = static_cast<std::size_t>(plan.share_of[static_cast<std::size_t>(comm.rank())]);
-  staged.seal(plan.share_begin[share], plan.share_begin[share + 1], moved.crcs);
+  const auto me = static_cast<std::size_t>(comm.rank());
+  staged.seal(plan.share_begin[me], plan.share_begin[me + 1], moved.crcs);
   phases.done("seal");
   if (options.verify) {
     sum(comm, moved.arrived);

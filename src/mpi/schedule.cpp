@@ -1,16 +1,15 @@
 #include "mpi/schedule.hpp"
 
 #include <algorithm>
-#include <map>
-#include <optional>
+#include <cstring>
 #include <tuple>
 
 namespace reshard::mpi {
 namespace {
 
 /// Collective. Numbers that each rank sends to each, as one flat list of what arrived.
-std::vector<std::uint64_t> exchange(const Comm& comm,
-                                    const std::vector<std::vector<std::uint64_t>>& to) {
+std::vector<std::uint64_t> exchange_numbers(const Comm& comm,
+                                            const std::vector<std::vector<std::uint64_t>>& to) {
   const auto ranks = static_cast<std::size_t>(comm.size());
   std::vector<int> send_counts(ranks), send_places(ranks), counts(ranks), places(ranks);
   std::vector<std::uint64_t> sent;
@@ -33,29 +32,27 @@ std::vector<std::uint64_t> exchange(const Comm& comm,
   return arrived;
 }
 
-/// Collective. Gives every rank the share that it holds most of.
-void relabel_shares(const Comm& comm, const Geometry& geometry, Plan& plan) {
-  std::map<int, std::uint64_t> sums;
+/// Collective. Gives the source's stripes to the ranks that need them.
+void share_sources(const Comm& comm, const Geometry& geometry, Plan& plan) {
+  std::vector<std::uint64_t> mine;
   agree(comm, "plan", [&] {
-    for (const Traffic& traffic : order_share(geometry, plan, comm.rank()).demand) {
-      for (const auto& [rank, bytes] : traffic) sums[rank] += bytes;
+    for (const auto& [stripe, bytes] : needs_of(geometry, plan, comm.rank())) {
+      mine.insert(mine.end(), {stripe, bytes});
     }
   });
-  std::string packed;
-  for (const auto& [rank, bytes] : sums) {
-    packed += std::to_string(rank) + " " + std::to_string(bytes) + " ";
-  }
-  std::vector<Traffic> from;
+  const std::string packed(reinterpret_cast<const char*>(mine.data()),
+                           mine.size() * sizeof(std::uint64_t));
+  std::vector<Traffic> needs;
   for (const std::string& text : gather_all(comm, packed)) {
+    std::vector<std::uint64_t> numbers(text.size() / sizeof(std::uint64_t));
+    std::memcpy(numbers.data(), text.data(), text.size());
     Traffic traffic;
-    const char* at = text.c_str();
-    for (char* end = nullptr; *at != '\0'; at = end + 1) {
-      const int rank = static_cast<int>(std::strtol(at, &end, 10));
-      traffic.emplace_back(rank, std::strtoull(end, &end, 10));
+    for (std::size_t i = 0; i + 1 < numbers.size(); i += 2) {
+      traffic.emplace_back(static_cast<std::uint32_t>(numbers[i]), numbers[i + 1]);
     }
-    from.push_back(std::move(traffic));
+    needs.push_back(std::move(traffic));
   }
-  plan.share_of = relabel(from);
+  assign_owners(plan, needs);
 }
 
 /// Most bytes that this rank sends or receives in each slot, on behalf of writers of one residue.
@@ -90,11 +87,11 @@ class Load {
 
 Schedule make_schedule(const Comm& comm, const Geometry& geometry, Plan& plan,
                        std::uint64_t budget) {
-  if (comm.size() > 1) relabel_shares(comm, geometry, plan);
+  share_sources(comm, geometry, plan);
   ShareOrder order;
   std::vector<std::vector<std::uint64_t>> wishes(static_cast<std::size_t>(comm.size()));
   agree(comm, "plan", [&] {
-    order = order_share(geometry, plan, plan.share_of[static_cast<std::size_t>(comm.rank())]);
+    order = order_share(geometry, plan, comm.rank());
     for (std::uint64_t slot = 0; slot < order.tiles.size(); ++slot) {
       for (const auto& [rank, bytes] : order.demand[slot]) {
         auto& wish = wishes[static_cast<std::size_t>(rank)];
@@ -104,7 +101,7 @@ Schedule make_schedule(const Comm& comm, const Geometry& geometry, Plan& plan,
     }
   });
   Schedule schedule;
-  const std::vector<std::uint64_t> arrived = exchange(comm, wishes);
+  const std::vector<std::uint64_t> arrived = exchange_numbers(comm, wishes);
   for (std::size_t i = 0; i + 3 < arrived.size(); i += 4) {
     schedule.services.push_back({arrived[i], arrived[i + 1], arrived[i + 2], arrived[i + 3]});
   }

@@ -214,9 +214,9 @@ void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
   agree(comm, "verify", [&] {
     const TileNumbers numbers(geometry);
     TileCheck check(geometry, target, crcs, writer);
-    const int other = (comm.rank() + (comm.size() + 1) / 2) % comm.size();
-    const auto share = static_cast<std::size_t>(plan.share_of[static_cast<std::size_t>(other)]);
-    for (std::uint64_t n = plan.share_begin[share]; n < plan.share_begin[share + 1]; ++n) {
+    const auto other =
+        static_cast<std::size_t>((comm.rank() + (comm.size() + 1) / 2) % comm.size());
+    for (std::uint64_t n = plan.share_begin[other]; n < plan.share_begin[other + 1]; ++n) {
       check.check(numbers[n], found);
     }
   });

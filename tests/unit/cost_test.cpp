@@ -63,8 +63,7 @@ TEST(Cost, IsWhatSlicesAddUpTo) {
     std::vector<std::uint64_t> sent(static_cast<std::size_t>(ranks)), received = sent, local = sent,
                                                                       written = sent;
     for (std::size_t to = 0; to < sent.size(); ++to) {
-      const auto share = static_cast<std::size_t>(plan.share_of[to]);
-      for (auto n = plan.share_begin[share]; n < plan.share_begin[share + 1]; ++n) {
+      for (auto n = plan.share_begin[to]; n < plan.share_begin[to + 1]; ++n) {
         written[to] += bytes_of(geometry, numbers[n]).size();
         for (const Slice& slice : slices_of(geometry, plan, numbers[n])) {
           const auto from = static_cast<std::size_t>(plan.pieces[slice.piece].owner);

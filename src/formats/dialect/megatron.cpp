@@ -86,8 +86,15 @@ MegatronRows::MegatronRows(std::string_view table_name, const families::Record& 
       rows(table.rows, names_of(table, record, choices, parallelism, padded_vocab), model,
            repeat_last) {}
 
+std::string TableUse::warning() const {
+  std::string names;
+  for (const std::string& name : unseen) names += (names.empty() ? "" : ", ") + name;
+  if (names.empty()) return "";
+  return "known from Megatron's code, not yet from a file that it wrote: " + names;
+}
+
 Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelism,
-                     const FileRank& rank, std::vector<bool>& covered) {
+                     const FileRank& rank, TableUse& use) {
   const Rows& rows = megatron.rows;
   const families::Names names(rows.names());
   const ShardMaker maker(megatron, parallelism, rank);
@@ -101,6 +108,7 @@ Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelis
       for (std::size_t i = 0; i < rows.rows().size(); ++i) {
         if (rows.is_layered(i) && rows.has_roles(i, l) && rows.holds(i, l)) {
           maker.add(i, prefix, l, l - layers.first, shard.tensors);
+          if (!rows.rows()[i].seen) use.unseen.insert(rows.rows()[i].name);
         }
       }
     };
@@ -117,13 +125,15 @@ Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelis
       if (!rows.has_roles(i, std::nullopt) || !rows.holds(i, std::nullopt)) continue;
       const std::string& role = row.at.empty() ? row.parts.front().second : row.at;
       const bool first = megatron.table.place_of(role, names) == "first";
-      if (c == (first ? 0 : chunks - 1)) maker.add(i, prefix, std::nullopt, 0, shard.tensors);
+      if (c != (first ? 0 : chunks - 1)) continue;
+      maker.add(i, prefix, std::nullopt, 0, shard.tensors);
+      if (!row.seen) use.unseen.insert(row.name);
     }
   }
   for (StoredTensor& tensor : shard.tensors) {
     bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
     for (const Placement& placement : tensor.placements) {
-      covered[placement.tensor] = true;
+      use.covered[placement.tensor] = true;
       all_fit =
           all_fit && families::matches(megatron.table.add->roles, rows.role(placement.tensor));
     }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <set>
+
 #include "formats/dialect/dialect.hpp"
 #include "formats/dialect/rows.hpp"
 
@@ -40,10 +42,20 @@ struct MegatronRows {
                const CanonicalModel& model, bool repeat_last = false);
 };
 
-/// What the file of one rank stores, under "model." or "model0.", "model1.", ...; `covered` marks
-/// the canonical tensors that it places.
+/// What shards have used of a table and of a model.
+struct TableUse {
+  std::vector<bool> covered;     ///< canonical tensors that have a place
+  std::set<std::string> unseen;  ///< names of rows that no file of the framework has shown us yet
+
+  /// One warning about the rows that are known from the framework's code alone; "" if there are
+  /// none.
+  [[nodiscard]] std::string warning() const;
+};
+
+/// What the file of one rank stores, under "model." or "model0.", "model1.", ...; `use`
+/// is added to.
 Shard megatron_shard(const MegatronRows& rows, const Parallelism& parallelism, const FileRank& rank,
-                     std::vector<bool>& covered);
+                     TableUse& use);
 
 /// A text that is one number and nothing else.
 std::optional<std::uint64_t> whole_number(std::string_view text);

@@ -270,10 +270,10 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   }
   const MegatronRows rows(legacy ? "megatron_legacy" : "megatron_mcore", source.record, choices,
                           source.parallelism, padded, source.model);
-  std::vector<bool> covered(source.model.tensors().size(), false);
+  TableUse use{std::vector<bool>(source.model.tensors().size(), false), {}};
   for (const FileIndex& index : indices) {
     problems.collect([&] {
-      const Shard shard = megatron_shard(rows, source.parallelism, ranks.at(index.path), covered);
+      const Shard shard = megatron_shard(rows, source.parallelism, ranks.at(index.path), use);
       match_shard(
           shard, index, [&](const std::string& seen) { return spelled(rows.table, seen); },
           [&](std::string_view seen) {
@@ -284,7 +284,8 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     });
   }
   problems.raise();  // files that could not be described would leave all their roles uncovered
-  for (const std::string& role : uncovered_roles(source.model, covered)) {
+  if (const std::string text = use.warning(); !text.empty()) source.warnings.push_back(text);
+  for (const std::string& role : uncovered_roles(source.model, use.covered)) {
     problems.add(role + ": Megatron's format has no tensor for it");
   }
   settle_dtypes(source, problems);

@@ -189,12 +189,12 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   target.tracker = "latest_checkpointed_iteration.txt";
   target.tracker_content = release ? "release" : std::to_string(iteration);
 
-  std::vector<bool> covered(source.model.tensors().size(), false);
+  TableUse use{std::vector<bool>(source.model.tensors().size(), false), {}};
   const std::uint64_t world = p.pp * ranks_of_stage(p);
   for (const FileRank& rank : file_grid(p, world)) {
     problems.collect([&] {
       FileDescription file;
-      Shard shard = megatron_shard(rows, p, rank, covered);
+      Shard shard = megatron_shard(rows, p, rank, use);
       file.path = shard.path;
       file.container = FileDescription::Container::torch;
       file.tensors = std::move(shard.tensors);
@@ -205,7 +205,8 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
       target.files.push_back(std::move(file));
     });
   }
-  for (const std::string& role : uncovered_roles(source.model, covered)) {
+  if (const std::string text = use.warning(); !text.empty()) target.warnings.push_back(text);
+  for (const std::string& role : uncovered_roles(source.model, use.covered)) {
     problems.add(role + ": Megatron's format has no tensor for it");
   }
   if (source.config.is_object()) {
