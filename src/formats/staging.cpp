@@ -126,7 +126,7 @@ void discard(const Staging& staging) noexcept {
   fs::remove_all(staging.folder, ignored);
   fs::remove(staging.folder + ".tracker", ignored);
   if (staging.makes_parent) {
-    fs::remove(fs::path(staging.folder).parent_path(), ignored);  // which fails unless it is empty
+    ::rmdir(fs::path(staging.folder).parent_path().c_str());  // which fails unless it is empty
   }
 }
 
