@@ -23,8 +23,8 @@ struct Schedule {
   std::vector<Round> rounds;         ///< the same on all ranks
 };
 
-/// Collective. Gives the plan's stripes their owners and agrees on rounds in which no rank sends, receives or
-/// writes more than `budget` bytes, as far as a single tile does.
+/// Collective. Gives the plan's stripes their owners and agrees on rounds in which no rank sends,
+/// receives or writes more than `budget` bytes, as far as a single tile does.
 Schedule make_schedule(const Comm& comm, const Geometry& geometry, Plan& plan,
                        std::uint64_t budget);
 
