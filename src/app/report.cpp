@@ -94,14 +94,15 @@ Report::Report(OutputOptions options, bool speaks)
 void Report::progress(std::uint64_t done, std::uint64_t all) {
   const auto now = std::chrono::steady_clock::now();
   const auto pause = terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10);
-  if (!speaks_ || options_.quiet || all == 0 || (now - last_ < pause && done != all)) return;
+  if (!speaks_ || options_.quiet || done == 0 || (now - last_ < pause && done != all)) return;
   if (!terminal_ && done == all && !line_open_) return;  // over before the first line was due
   last_ = now;
   const double share = static_cast<double>(done) / static_cast<double>(all);
   const double seconds = std::chrono::duration<double>(now - begin_).count();
-  const std::string text = fixed(100 * share, 0) + " %, round " + std::to_string(done) + " of " +
-                           std::to_string(all) + ", " + fixed(seconds, 0) + " s, about " +
-                           fixed(seconds / share - seconds, 0) + " s left";
+  const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
+  const std::string text = fixed(100 * share, 0) + " %, " + human_bytes(done) + " of " +
+                           human_bytes(all) + ", " + human_bytes(static_cast<std::uint64_t>(rate)) +
+                           "/s, about " + fixed(seconds / share - seconds, 0) + " s left";
   std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", text.c_str());
   line_open_ = true;
   if (done == all) end_line();

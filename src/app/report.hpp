@@ -19,7 +19,8 @@ void add_output_options(CLI::App& command, OutputOptions& options);
 class Report {
  public:
   Report(OutputOptions options, bool speaks);
-  /// One line on a terminal, a line now and then in a log.
+  /// Bytes of the target that are done, of all: one line on a terminal, a line now and then in a
+  /// log.
   void progress(std::uint64_t done, std::uint64_t all);
   void converted(const mpi::ConvertReport& report);
   /// Prints text, or with --json the object, as a command's output.

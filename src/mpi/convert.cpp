@@ -148,7 +148,10 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   const DigestWish wish = digest_wish(geometry, options.verify);
   Rounds rounds(comm, geometry, plan, schedule, wish, reader, staged.writer());
   Moved moved = rounds.run([&](std::uint64_t done, std::uint64_t all) {
-    if (comm.rank() == 0 && options.progress) options.progress(done, all);
+    if (comm.rank() != 0 || !options.progress) return;
+    const double share = static_cast<double>(done) / static_cast<double>(all);
+    const double bytes = share * static_cast<double>(report.target_bytes);
+    options.progress(static_cast<std::uint64_t>(bytes), report.target_bytes);
   });
   exclusive_or(comm, moved.crcs);
   sum(comm, moved.read);

@@ -20,7 +20,7 @@ struct ConvertOptions {
   bool verify = true;
   bool overwrite = false;
   std::uint64_t tile_bytes = 0;  ///< 0: by the size of the target (see Geometry)
-  /// Called on rank 0 between rounds.
+  /// Called on rank 0 between rounds, with bytes of the target.
   std::function<void(std::uint64_t done, std::uint64_t all)> progress;
   /// Called on every rank at the end of each phase; what it throws is a failure of the phase.
   std::function<void(std::string_view phase)> after_phase;

@@ -62,7 +62,8 @@ std::vector<std::uint32_t> fill(const Comm& comm, const Geometry& geometry,
       formats::put_sample(geometry, tile.file, range, bytes);
       writer.write(tile, bytes, crcs);
       if (comm.rank() == 0 && options.progress) {
-        options.progress(number - first + 1, last - first);
+        options.progress((number - first + 1) * geometry.tile_bytes,
+                         (last - first) * geometry.tile_bytes);
       }
     }
   });
