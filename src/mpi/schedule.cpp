@@ -45,7 +45,7 @@ void share_sources(const Comm& comm, const Geometry& geometry, Plan& plan) {
   std::vector<Traffic> needs;
   for (const std::string& text : gather_all(comm, packed)) {
     std::vector<std::uint64_t> numbers(text.size() / sizeof(std::uint64_t));
-    std::memcpy(numbers.data(), text.data(), text.size());
+    if (!text.empty()) std::memcpy(numbers.data(), text.data(), text.size());
     Traffic traffic;
     for (std::size_t i = 0; i + 1 < numbers.size(); i += 2) {
       traffic.emplace_back(static_cast<std::uint32_t>(numbers[i]), numbers[i + 1]);
