@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "core/strides.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -10,20 +11,15 @@ namespace {
 /// The request for the elements of `part` out of a piece, to their place in a row-major `box`.
 ReadRequest request_for(const SourcePiece& piece, const Box& part, const Box& box, std::byte* to) {
   const std::uint64_t width = bytes(piece.dtype);
-  ReadRequest request{piece.file,
-                      piece.base + position(piece.placement, part) * width,
-                      part.extent,
-                      piece.placement.stride,
-                      Dims(part.extent.size()),
-                      width,
-                      to};
-  std::uint64_t stride = 1;
-  for (std::size_t d = part.extent.size(); d-- > 0;) {
-    request.to_stride[d] = stride;
-    request.to += (part.offset[d] - box.offset[d]) * stride * width;
-    stride *= box.extent[d];
-  }
-  return request;
+  const Dims stride = packed_strides(box.extent);
+  const std::uint64_t ahead = element_at(part.offset, stride) - element_at(box.offset, stride);
+  return {piece.file,
+          piece.base + position(piece.placement, part) * width,
+          part.extent,
+          piece.placement.stride,
+          stride,
+          width,
+          to + ahead * width};
 }
 
 }  // namespace

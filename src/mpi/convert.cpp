@@ -77,24 +77,6 @@ DigestWish digest_wish(const Geometry& geometry, bool verify) {
   return wish;
 }
 
-void describe_result(const Prepared& p, const ConvertOptions& options, ConvertReport& report) {
-  report.from = p.source.found.dialect;
-  report.to = options.target.to;
-  report.family = p.source.model_type;
-  report.source_parallelism = p.source.parallelism;
-  report.target_parallelism = p.target.parallelism;
-  report.tensors = p.source.model.tensors().size();
-  for (const CanonicalTensor& tensor : p.source.model.tensors()) {
-    report.parameters += elements(tensor.shape);
-  }
-  for (const TargetFile& file : p.geometry.targets) report.target_bytes += file.bytes;
-  report.tile_bytes = p.geometry.tile_bytes;
-  report.warnings = p.source.warnings;
-  report.warnings.insert(report.warnings.end(), p.target.warnings.begin(), p.target.warnings.end());
-  report.dropped = p.source.dropped;
-  report.notes = p.target.notes;
-}
-
 }  // namespace
 
 std::uint64_t default_memory(const Comm& comm) {
@@ -126,11 +108,11 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   prepare_transform();
   ConvertReport report;
   Phases phases(comm, options, report);
-  Prepared p = prepare(comm, {options.source, options.target, options.overwrite},
-                       [&](const std::string& phase) { phases.done(phase); });
+  const Wish wish{options.source, options.target, options.overwrite};
+  Prepared p = prepare(comm, wish, [&](const std::string& phase) { phases.done(phase); });
   if (options.tile_bytes != 0) p.geometry.tile_bytes = options.tile_bytes;
   const Geometry& geometry = p.geometry;
-  describe_result(p, options, report);
+  static_cast<ConversionFacts&>(report) = facts_of(p, wish);
   report.memory = options.memory != 0 ? options.memory : default_memory(comm);
 
   Plan plan;
@@ -145,8 +127,8 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   formats::SourceReader reader(p.source.found.unit, geometry.sources);
   phases.done("create");
 
-  const DigestWish wish = digest_wish(geometry, options.verify);
-  Rounds rounds(comm, geometry, plan, schedule, wish, reader, staged.writer());
+  const DigestWish digests = digest_wish(geometry, options.verify);
+  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer());
   Moved moved = rounds.run([&](std::uint64_t done, std::uint64_t all) {
     if (comm.rank() != 0 || !options.progress) return;
     const double share = static_cast<double>(done) / static_cast<double>(all);
@@ -171,7 +153,6 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   if (!note.empty()) report.notes.push_back(note);
   phases.done("publish");
 
-  report.unit = p.staging.unit;
   report.bytes_read = by_rank(comm, reader.bytes_read());
   report.bytes_sent = by_rank(comm, moved.bytes_sent);
   report.bytes_written = by_rank(comm, moved.bytes_written);

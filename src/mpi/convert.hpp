@@ -9,6 +9,7 @@
 #include "core/json.hpp"
 #include "formats/dialect/dialect.hpp"
 #include "mpi/comm.hpp"
+#include "mpi/prepare.hpp"
 
 namespace reshard::mpi {
 
@@ -27,19 +28,15 @@ struct ConvertOptions {
 };
 
 /// What a conversion did, equal on all ranks; the report prints it.
-struct ConvertReport {
+struct ConvertReport : ConversionFacts {
   struct Phase {
     std::string name;
     double seconds = 0;
   };
   std::vector<Phase> phases;
-  std::string from, to, family, unit;  ///< unit: path of what was published
-  formats::Parallelism source_parallelism, target_parallelism;
-  std::uint64_t tensors = 0, parameters = 0, target_bytes = 0, rounds = 0, memory = 0;
-  std::uint64_t tile_bytes = 0;
-  bool verified = false, verified_elsewhere = false;
+  std::uint64_t rounds = 0, memory = 0;
+  bool verified = false;
   std::vector<std::uint64_t> bytes_read, bytes_sent, bytes_written, peak_rss;  ///< by rank
-  std::vector<std::string> warnings, dropped, notes;
 };
 
 /// Collective. The phases of DESIGN.md section 4 in order; throws the same Error on all ranks, and

@@ -18,24 +18,9 @@ PlanReport plan_conversion(const Comm& comm, const Wish& wish, int ranks, std::u
     begin = now;
   };
   const Prepared p = prepare(comm, wish, done);
-  report.from = p.source.found.dialect;
-  report.to = wish.target.to;
-  report.family = p.source.model_type;
-  report.unit = p.staging.unit;
-  report.source_parallelism = p.source.parallelism;
-  report.target_parallelism = p.target.parallelism;
-  report.tensors = p.source.model.tensors().size();
-  for (const CanonicalTensor& tensor : p.source.model.tensors()) {
-    report.parameters += elements(tensor.shape);
-  }
-  for (const TargetFile& file : p.geometry.targets) report.target_bytes += file.bytes;
-  report.tile_bytes = p.geometry.tile_bytes;
+  static_cast<ConversionFacts&>(report) = facts_of(p, wish);
   report.source_files = p.geometry.sources.size();
   report.target_files = p.geometry.targets.size();
-  report.warnings = p.source.warnings;
-  report.warnings.insert(report.warnings.end(), p.target.warnings.begin(), p.target.warnings.end());
-  report.dropped = p.source.dropped;
-  report.notes = p.target.notes;
   report.memory = memory != 0 ? memory : default_memory(comm);
   agree(comm, "plan", [&] {
     const int size = ranks == 0 ? comm.size() : ranks;

@@ -10,15 +10,11 @@
 namespace reshard::mpi {
 
 /// What `plan` finds out; equal to what a conversion on as many ranks would do.
-struct PlanReport {
+struct PlanReport : ConversionFacts {
   std::vector<std::pair<std::string, double>> phases;  ///< seconds
-  std::string from, to, family, unit;
-  formats::Parallelism source_parallelism, target_parallelism;
-  std::uint64_t tensors = 0, parameters = 0, target_bytes = 0, tile_bytes = 0;
   std::uint64_t source_files = 0, target_files = 0;
   std::uint64_t memory = 0, peak_rss = 0;
   PlanCost cost;
-  std::vector<std::string> warnings, dropped, notes;
 };
 
 /// Collective. Phases 1 to 4 for a job of `ranks` (0: of this many), without touching tensor data;

@@ -26,4 +26,25 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   return p;
 }
 
+ConversionFacts facts_of(const Prepared& p, const Wish& wish) {
+  ConversionFacts facts;
+  facts.from = p.source.found.dialect;
+  facts.to = wish.target.to;
+  facts.family = p.source.model_type;
+  facts.unit = p.staging.unit;
+  facts.source_parallelism = p.source.parallelism;
+  facts.target_parallelism = p.target.parallelism;
+  facts.tensors = p.source.model.tensors().size();
+  for (const CanonicalTensor& tensor : p.source.model.tensors()) {
+    facts.parameters += elements(tensor.shape);
+  }
+  for (const TargetFile& file : p.geometry.targets) facts.target_bytes += file.bytes;
+  facts.tile_bytes = p.geometry.tile_bytes;
+  facts.warnings = p.source.warnings;
+  facts.warnings.insert(facts.warnings.end(), p.target.warnings.begin(), p.target.warnings.end());
+  facts.dropped = p.source.dropped;
+  facts.notes = p.target.notes;
+  return facts;
+}
+
 }  // namespace reshard::mpi

@@ -32,4 +32,13 @@ struct Prepared {
 Prepared prepare(const Comm& comm, const Wish& wish,
                  const std::function<void(const std::string& phase)>& done);
 
+/// What reports of a conversion and of its plan both tell.
+struct ConversionFacts {
+  std::string from, to, family, unit;  ///< unit: path of what is published
+  formats::Parallelism source_parallelism, target_parallelism;
+  std::uint64_t tensors = 0, parameters = 0, target_bytes = 0, tile_bytes = 0;
+  std::vector<std::string> warnings, dropped, notes;
+};
+ConversionFacts facts_of(const Prepared& prepared, const Wish& wish);
+
 }  // namespace reshard::mpi

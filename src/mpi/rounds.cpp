@@ -7,32 +7,12 @@
 #include <thread>
 
 #include "core/buffer.hpp"
+#include "core/strides.hpp"
 #include "core/transform.hpp"
 #include "mpi/exchange.hpp"
 
 namespace reshard::mpi {
 namespace {
-
-/// Row-major strides of a box of these extents.
-Dims packed_strides(const Dims& extent) {
-  Dims stride(extent.size());
-  std::uint64_t product = 1;
-  for (std::size_t d = extent.size(); d-- > 0;) {
-    stride[d] = product;
-    product *= extent[d];
-  }
-  return stride;
-}
-
-std::uint64_t dot(const Dims& a, const Dims& b) {
-  std::uint64_t result = 0;
-  for (std::size_t d = 0; d < a.size(); ++d) result += a[d] * b[d];
-  return result;
-}
-
-std::span<const std::uint64_t> view(const Dims& dims) {
-  return {dims.begin(), dims.end()};
-}
 
 /// Casts and adds a constant, in the wider of the two types, so that values are rounded once.
 void change(std::byte* to, Dtype to_dtype, std::byte* from, Dtype from_dtype, std::uint64_t count,
@@ -220,7 +200,7 @@ void Rounds::pack(const Served& served) {
   const TargetTensor& target = geometry_.tensors[slice.target];
   const std::uint32_t tensor = piece.placement.tensor;
   const Dims& canonical = canonical_strides_[tensor];
-  const std::uint64_t canonical_first = dot(slice.box.offset, canonical);
+  const std::uint64_t canonical_first = element_at(slice.box.offset, canonical);
   const Dims packed = packed_strides(slice.box.extent);
   const auto digest = [&](const std::byte* data, Dtype dtype, const Dims& stride) {
     return digest_box(data, bytes(dtype), view(slice.box.extent), view(stride), view(canonical),

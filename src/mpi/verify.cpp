@@ -5,21 +5,11 @@
 #include <optional>
 
 #include "core/buffer.hpp"
+#include "core/strides.hpp"
 #include "core/transform.hpp"
 
 namespace reshard::mpi {
 namespace {
-
-std::span<const std::uint64_t> view(const Dims& dims) {
-  return {dims.begin(), dims.end()};
-}
-
-/// Canonical index of a box's first element.
-std::uint64_t first_index(const Box& box, const Dims& canonical) {
-  std::uint64_t index = 0;
-  for (std::size_t d = 0; d < canonical.size(); ++d) index += box.offset[d] * canonical[d];
-  return index;
-}
 
 /// Holds tiles against what must be in them.
 class TileCheck {
@@ -56,7 +46,7 @@ class TileCheck {
         found[tensor.first_placement + n] +=
             digest_box(seen.data() + (tensor.base + placed.offset * width - range.first), width,
                        view(placed.box.extent), view(placed.stride), view(canonical),
-                       first_index(placed.box, canonical));
+                       element_at(placed.box.offset, canonical));
         covered += placed.box.elements() * width;
       }
     }
@@ -170,11 +160,7 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
       for (std::uint64_t at = piece.placement.offset; at < last;) {
         const std::uint64_t end = nested ? std::min(last, at + most / width) : last;
         for (const Placement& part : cut(piece.placement, at, end)) {
-          Dims packed;
-          for (const std::uint64_t n :
-               row_major({part.box.extent.begin(), part.box.extent.end()})) {
-            packed.push_back(n);
-          }
+          const Dims packed = packed_strides(part.box.extent);
           std::byte* to = buffer.take(part.box.elements() * width).data();
           const formats::ReadRequest request{piece.file,
                                              piece.base + part.offset * width,
@@ -184,8 +170,9 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
                                              width,
                                              to};
           reader.read({&request, 1});
-          found[piece.original] += digest_box(to, width, view(part.box.extent), view(packed),
-                                              view(canonical), first_index(part.box, canonical));
+          found[piece.original] +=
+              digest_box(to, width, view(part.box.extent), view(packed), view(canonical),
+                         element_at(part.box.offset, canonical));
         }
         at = end;
       }
