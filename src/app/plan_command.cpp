@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <numeric>
 
@@ -27,13 +29,14 @@ std::uint64_t sum_of(const Bytes& values) {
   return std::accumulate(values.begin(), values.end(), std::uint64_t{0});
 }
 
-/// The quantities that are balanced, by name.
-std::vector<std::pair<const char*, const Bytes*>> quantities(const PlanCost& cost) {
-  return {{"read", &cost.read},
-          {"sent", &cost.sent},
-          {"received", &cost.received},
-          {"written", &cost.written},
-          {"local", &cost.local}};
+/// The quantities that are balanced, by name; all are what disks and network see of a rank.
+std::vector<std::pair<const char*, Bytes>> quantities(const PlanCost& cost) {
+  Bytes all = cost.read;
+  for (const Bytes* bytes : {&cost.sent, &cost.received, &cost.written}) {
+    std::transform(all.begin(), all.end(), bytes->begin(), all.begin(), std::plus<>());
+  }
+  return {{"read", cost.read},       {"sent", cost.sent}, {"received", cost.received},
+          {"written", cost.written}, {"all", all},        {"local", cost.local}};
 }
 
 Json json_of(const mpi::PlanReport& r, std::uint64_t per_node) {
@@ -68,11 +71,11 @@ Json json_of(const mpi::PlanReport& r, std::uint64_t per_node) {
                {"dropped", r.dropped},
                {"notes", r.notes}};
   for (const auto& [name, bytes] : quantities(r.cost)) {
-    json[name] = {{"sum", sum_of(*bytes)},
-                  {"max_over_mean", imbalance(*bytes, 1)},
-                  {"max_over_mean_of_nodes", imbalance(*bytes, per_node)},
-                  {"by_rank", *bytes},
-                  {"by_node", by_group(*bytes, per_node)}};
+    json[name] = {{"sum", sum_of(bytes)},
+                  {"max_over_mean", imbalance(bytes, 1)},
+                  {"max_over_mean_of_nodes", imbalance(bytes, per_node)},
+                  {"by_rank", bytes},
+                  {"by_node", by_group(bytes, per_node)}};
   }
   return json;
 }
@@ -92,10 +95,10 @@ std::string text_of(const mpi::PlanReport& r, std::uint64_t per_node) {
   text += padded("", 10) + padded("in sum", 12) + padded("a rank", 12) + padded("max/mean", 10) +
           padded("a node", 12) + "max/mean\n";
   for (const auto& [name, bytes] : quantities(r.cost)) {
-    const std::uint64_t sum = sum_of(*bytes);
+    const std::uint64_t sum = sum_of(bytes);
     text += padded(name, 10) + padded(human_bytes(sum), 12) + padded(human_bytes(sum / ranks), 12) +
-            padded(fixed(imbalance(*bytes, 1), 3), 10) + padded(human_bytes(sum / nodes), 12) +
-            fixed(imbalance(*bytes, per_node), 3) + "\n";
+            padded(fixed(imbalance(bytes, 1), 3), 10) + padded(human_bytes(sum / nodes), 12) +
+            fixed(imbalance(bytes, per_node), 3) + "\n";
   }
   if (!r.cost.heaviest.empty()) {
     text += "\n" + grouped(r.cost.pairs) + " pairs of ranks exchange something, most of all\n";

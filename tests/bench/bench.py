@@ -122,13 +122,19 @@ def main():
 
 
 def plan_large(bench):
-    """A plan for 4096 ranks of a 1 T parameter model, from headers alone."""
-    layout = ["--to", "megatron", "--tp", "8", "--pp", "16", "--ep", "8"]
+    """Plans for 4096 ranks of a 1 T parameter model, from headers alone."""
+    megatron, hf = ["--to", "megatron", "--tp", "8", "--pp", "16", "--ep", "8"], ["--to", "hf"]
     sample = ["--family", "qwen3_moe", "--parameters", "1e12", "--dtype", "bf16", "--sparse"]
-    bench.run(2, "sample", bench.folder / "large", *sample, *layout)
     ranks = ["--ranks", "4096", "--ranks-per-node", "32"]
-    seconds, _ = bench.run(1, "plan", bench.folder / "large", bench.folder / "large-hf", "--to", "hf", *ranks, "--json")
-    print(f"       plan 1 T parameters, 4096 ranks    {seconds:7.2f} s")
+    for source, target in ((megatron, hf), (hf, megatron)):
+        folder = bench.folder / ("large-" + source[1])
+        bench.run(2, "sample", folder, *sample, *source)
+        seconds, report = bench.run(1, "plan", folder, bench.folder / "planned", *target, *ranks, "--json")
+        print(f"       plan 1 T parameters, 4096 ranks, to {target[1]:10}{seconds:7.2f} s, {report['peak_rss'] / 2**20:.0f} MiB")
+        for name in ("read", "sent", "received", "written", "all"):
+            share = report[name]["sum"] / report["all"]["sum"]
+            print(f"         {name:10}{share:5.0%} of all; max/mean of ranks {report[name]['max_over_mean']:.3f},"
+                  f" of nodes {report[name]['max_over_mean_of_nodes']:.3f}")
 
 
 if __name__ == "__main__":

@@ -145,8 +145,10 @@ TEST(Plan, SharesAreOrderedWholeAndTheirDemandIsWhatMoves) {
   }
 }
 
-/// Files of u8 tensors, the same on both sides: one tensor a file.
-Geometry plain(const std::vector<std::uint64_t>& sizes, std::uint64_t tile_bytes) {
+/// Files of u8 tensors, the same on both sides: one tensor a file; of the first of them, `copied`,
+/// the target has `copies`.
+Geometry plain(const std::vector<std::uint64_t>& sizes, std::uint64_t tile_bytes,
+               std::uint32_t copied = 0, std::uint32_t copies = 1) {
   Geometry geometry;
   for (std::uint32_t f = 0; f < sizes.size(); ++f) {
     const std::uint32_t index =
@@ -158,12 +160,15 @@ Geometry plain(const std::vector<std::uint64_t>& sizes, std::uint64_t tile_bytes
     piece.file = f;
     piece.dtype = Dtype::u8;
     geometry.pieces.push_back(piece);
-    geometry.targets.push_back({"target" + std::to_string(f), sizes[f], {f}});
     StoredTensor stored;
     stored.shape = {sizes[f]};
     stored.dtype = Dtype::u8;
     stored.placements = {placement};
-    geometry.tensors.push_back({f, 0, sizes[f], stored, 0, {}, 0});
+    for (std::uint32_t copy = 0; copy < (f < copied ? copies : 1); ++copy) {
+      const auto t = static_cast<std::uint32_t>(geometry.tensors.size());
+      geometry.targets.push_back({"target" + std::to_string(t), sizes[f], {t}});
+      geometry.tensors.push_back({t, 0, sizes[f], stored, 0, {}, 0});
+    }
   }
   geometry.complete();
   geometry.tile_bytes = tile_bytes;
@@ -203,6 +208,42 @@ TEST(Plan, SharesAreWithinFivePercentOfEven) {
         sizes.push_back(64 * between(random, 1, 40));
       }
       expect_even(plain(sizes, 64), ranks, std::to_string(sizes.size()) + " files");
+    }
+  }
+}
+
+TEST(Plan, TensorsWithManyCopiesAreReadAndGivenEvenly) {
+  Random random(18);
+  for (int i = 0; i < 60; ++i) {
+    const auto copied = static_cast<std::uint32_t>(between(random, 1, 30));
+    const auto copies = static_cast<std::uint32_t>(between(random, 2, 9));
+    std::vector<std::uint64_t> sizes(copied + between(random, 0, 60));
+    for (std::uint64_t& size : sizes) size = between(random, 1, 200) << 10;
+    const Geometry geometry = plain(sizes, 4096, copied, copies);
+    const int ranks = static_cast<int>(between(random, 1, 9));
+    const Plan plan = owned_plan(geometry, ranks);
+    std::vector<std::uint64_t> read(static_cast<std::size_t>(ranks)), given(read.size());
+    std::vector<std::uint64_t> stripe_bytes(plan.stripes.size()),
+        stripe_weight(plan.stripes.size());
+    for (const OwnedPiece& owned : plan.pieces) {
+      const Placement& placement = owned.piece.placement;
+      const std::uint64_t bytes = placement.box.elements();
+      const std::uint64_t weight = bytes * (placement.tensor < copied ? copies : 1);
+      read[static_cast<std::size_t>(owned.owner)] += bytes;
+      given[static_cast<std::size_t>(owned.owner)] += weight;
+      stripe_bytes[owned.stripe] += bytes;
+      stripe_weight[owned.stripe] += weight;
+    }
+    const auto expect_even = [&](const std::vector<std::uint64_t>& by_rank, std::uint64_t stripe) {
+      const std::uint64_t total = std::accumulate(by_rank.begin(), by_rank.end(), std::uint64_t{0});
+      for (const std::uint64_t mine : by_rank) {  // half a stripe of each kind, and of a mixed one
+        EXPECT_LE(mine, total / by_rank.size() + 2 * stripe) << i << " at " << ranks << " ranks";
+      }
+    };
+    expect_even(read, *std::max_element(stripe_bytes.begin(), stripe_bytes.end()));
+    expect_even(given, *std::max_element(stripe_weight.begin(), stripe_weight.end()));
+    for (std::uint32_t s = 0; s < plan.stripes.size(); ++s) {
+      EXPECT_EQ(stripe_bytes[s], plan.stripes.bytes_of(s));
     }
   }
 }
