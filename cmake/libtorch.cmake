@@ -15,6 +15,3 @@ message(STATUS "libtorch: ${RESHARD_TORCH_CPU}")
 add_library(reshard_aten INTERFACE)
 target_include_directories(reshard_aten SYSTEM INTERFACE ${RESHARD_ATEN_INCLUDE})
 target_link_libraries(reshard_aten INTERFACE ${RESHARD_TORCH_CPU} ${RESHARD_C10})
-# libtorch's own folder comes first at run time: with two libtorches on one machine, libtorch_cpu of
-# one must never meet libc10 of the other.
-target_link_options(reshard_aten INTERFACE "LINKER:-rpath,${RESHARD_TORCH_LIBDIR}")

@@ -38,9 +38,16 @@ int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
     }
     return 0;
   } catch (const CLI::ParseError& error) {
-    const bool asked = error.get_exit_code() == 0;
-    const int code = comm.rank() == 0 ? app.exit(error) : 0;
-    return asked ? code : static_cast<int>(Kind::usage);
+    if (error.get_exit_code() == 0) return comm.rank() == 0 ? app.exit(error) : 0;  // --help
+    std::string fault = error.what();
+    if (app.get_subcommands().empty()) {
+      fault = "wanted a command as the first word:";
+      for (const auto& command : commands) fault += " " + command.app->get_name();
+    }
+    if (comm.rank() == 0) {
+      reshard::app::report_failure(Error(Kind::usage, fault + " (--help tells more)"), json);
+    }
+    return static_cast<int>(Kind::usage);
   } catch (const Error& error) {
     if (comm.rank() == 0) reshard::app::report_failure(error, json);
     return static_cast<int>(error.kind());

@@ -1,8 +1,6 @@
 #include "core/transform.hpp"
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/from_blob.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/cast_module.hpp"
 #include "core/error.hpp"
 
 namespace reshard {
@@ -107,20 +106,26 @@ Plane plane_of(std::uint64_t element_bytes) {
 /// Elements a libtorch call: small enough that the passes over them stay in the cache.
 constexpr std::uint64_t chunk = 16384;
 
-at::ScalarType scalar_type(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::f64:
-      return at::kDouble;
-    case Dtype::f32:
-      return at::kFloat;
-    case Dtype::f16:
-      return at::kHalf;
-    case Dtype::bf16:
-      return at::kBFloat16;
-    default:
-      throw Error(Kind::input, "dtype " + std::string(name(dtype)) +
-                                   " cannot be cast; F64, F32, F16 and BF16 can");
+void check_castable(Dtype dtype) {
+  if (dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16) {
+    return;
   }
+  throw Error(Kind::input,
+              "dtype " + std::string(name(dtype)) + " cannot be cast; F64, F32, F16 and BF16 can");
+}
+
+CastFunction load_module() {
+  void* module = dlopen(cast_module, RTLD_NOW | RTLD_LOCAL);  // by the program's run path
+  void* function = module == nullptr ? nullptr : dlsym(module, cast_symbol);
+  if (function == nullptr) {
+    throw Error(Kind::io, std::string("values cannot be cast without libtorch: ") + dlerror());
+  }
+  return reinterpret_cast<CastFunction>(function);
+}
+
+CastFunction cast_function() {
+  static const CastFunction function = load_module();
+  return function;
 }
 
 /// Gives every NaN the bits `nan`; `infinity` is the positive one's.
@@ -150,11 +155,7 @@ void canonicalize_nan(std::byte* data, Dtype dtype, std::uint64_t count) {
 /// At most a chunk, by libtorch, whose NaN differ with its version and the element's place.
 void cast_chunk(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype,
                 std::uint64_t count) {
-  const auto blob = [count](std::byte* data, Dtype dtype) {
-    return at::from_blob(data, {static_cast<std::int64_t>(count)},
-                         at::TensorOptions(scalar_type(dtype)));
-  };
-  blob(to, to_dtype).copy_(blob(const_cast<std::byte*>(from), from_dtype));
+  cast_function()(to, to_dtype, const_cast<std::byte*>(from), from_dtype, count);
   canonicalize_nan(to, to_dtype, count);
 }
 
@@ -170,8 +171,8 @@ void add_chunk(std::byte* data, Dtype dtype, std::uint64_t count, Real value) {
 
 }  // namespace
 
-void prepare_transform() {
-  at::set_num_threads(1);
+void load_casts() {
+  cast_function();
 }
 
 void copy_strided(std::byte* to, std::span<const std::uint64_t> to_strides, const std::byte* from,
@@ -209,8 +210,8 @@ void copy_strided(std::byte* to, std::span<const std::uint64_t> to_strides, cons
 
 void cast(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype,
           std::uint64_t count) {
-  scalar_type(to_dtype);
-  scalar_type(from_dtype);
+  check_castable(to_dtype);
+  check_castable(from_dtype);
   const std::uint64_t to_bytes = bytes(to_dtype), from_bytes = bytes(from_dtype);
   if (to_dtype == from_dtype) {
     if (count > 0) std::memcpy(to, from, count * to_bytes);
@@ -223,7 +224,7 @@ void cast(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype
 }
 
 void add_constant(std::byte* data, Dtype dtype, std::uint64_t count, double value) {
-  scalar_type(dtype);
+  check_castable(dtype);
   const std::uint64_t size = bytes(dtype);
   for (std::uint64_t i = 0; i < count; i += chunk) {
     const std::uint64_t part = std::min(chunk, count - i);

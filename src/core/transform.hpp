@@ -8,9 +8,6 @@
 
 namespace reshard {
 
-/// Once per process, before the functions below: libtorch works on the caller's thread only.
-void prepare_transform();
-
 /// Copies a box of elements (1, 2, 4, 8 or 16 bytes) between two strided layouts, same bits always;
 /// strides in elements; the two must not overlap. Error(internal) for other sizes or unequal ranks.
 void copy_strided(std::byte* to, std::span<const std::uint64_t> to_strides, const std::byte* from,
@@ -25,6 +22,10 @@ void copy_strided(std::byte* to, std::span<const std::uint64_t> to_strides, cons
 /// f16 and bf16 by way of f32, as torch does. Equal types are copied bit for bit, NaN included.
 void cast(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype,
           std::uint64_t count);
+
+/// Loads libtorch (about half a second), which otherwise the first cast does; Error(io) when it
+/// cannot be loaded. Casts need it, copies do not.
+void load_casts();
 
 /// Adds `value` to `count` contiguous elements in place: computed in f32 (`value` rounded to it;
 /// f64 for f64), rounded once to the type, NaN as in cast. Error(input) for types that cast lacks.

@@ -23,8 +23,12 @@ void reduce(const Comm& comm, std::span<T> values, MPI_Datatype type, MPI_Op op)
 }  // namespace
 
 Environment::Environment(int& argc, char**& argv) {
-  // A process that nobody launched needs no daemon of Open MPI's beside it, which takes a second.
-  setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  // A process that nobody launched needs no daemon of Open MPI's beside it, which takes a second,
+  // nor its folder below /tmp, which all such processes share and the first to end takes away.
+  if (std::getenv("PMIX_RANK") == nullptr && std::getenv("PMI_RANK") == nullptr) {
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
+  }
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_FUNNELED) {

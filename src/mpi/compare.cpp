@@ -338,7 +338,6 @@ formats::Source open_side(const Comm& comm, const char* side, const formats::Sou
 
 CompareReport compare(const Comm& comm, const formats::SourceOptions& a,
                       const formats::SourceOptions& b, std::optional<double> tolerance) {
-  prepare_transform();
   CompareReport report;
   report.dtypes_count = !tolerance;
   const formats::Source source_a = open_side(comm, "A", a, report.a);

@@ -104,8 +104,24 @@ std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
   return std::clamp<std::uint64_t>(memory / buffers, 4096, wanted);
 }
 
+/// Whether any value is another in the target than in the source: other dtype, other constant.
+bool changes_values(const Geometry& geometry) {
+  std::vector<const SourcePiece*> pieces(geometry.model.tensors().size());
+  for (const SourcePiece& piece : geometry.pieces) {
+    const SourcePiece*& first = pieces[piece.placement.tensor];
+    if (first == nullptr) first = &piece;
+    if (first->dtype != piece.dtype || first->add != piece.add) return true;
+  }
+  for (const TargetTensor& target : geometry.tensors) {
+    for (const Placement& placement : target.stored.placements) {
+      const SourcePiece* piece = pieces[placement.tensor];
+      if (piece->dtype != target.stored.dtype || piece->add != target.stored.add) return true;
+    }
+  }
+  return false;
+}
+
 ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
-  prepare_transform();
   ConvertReport report;
   Phases phases(comm, options, report);
   const Wish wish{options.source, options.target, options.overwrite};
@@ -116,7 +132,10 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   report.memory = options.memory != 0 ? options.memory : default_memory(comm);
 
   Plan plan;
-  agree(comm, "plan", [&] { plan = make_plan(geometry, comm.size()); });
+  agree(comm, "plan", [&] {
+    plan = make_plan(geometry, comm.size());
+    if (changes_values(geometry)) load_casts();  // fails before anything is written
+  });
   const Schedule schedule =
       make_schedule(comm, geometry, plan, round_bytes(report.memory, comm.size()));
   report.rounds = schedule.rounds.size();

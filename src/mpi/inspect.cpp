@@ -130,7 +130,6 @@ std::vector<TensorStatistics> gather(const Comm& comm, const std::vector<TensorS
 }  // namespace
 
 InspectReport inspect(const Comm& comm, const formats::SourceOptions& options, bool statistics) {
-  prepare_transform();
   InspectReport report;
   try {
     Headers headers = read_headers(comm, options);

@@ -5,7 +5,6 @@
 
 #include "core/buffer.hpp"
 #include "core/error.hpp"
-#include "core/transform.hpp"
 #include "formats/container/crc32.hpp"
 #include "formats/dialect/dialect.hpp"
 #include "formats/file.hpp"
@@ -106,7 +105,6 @@ std::vector<std::uint32_t> write_headers(const Comm& comm, const Described& d,
 }  // namespace
 
 SampleReport sample(const Comm& comm, const SampleOptions& options) {
-  prepare_transform();
   Described d;
   agree(comm, "describe", [&] { d = describe(options); });
   const formats::Staging staging =

@@ -2,7 +2,6 @@
 #include <mpi.h>
 #include <sys/resource.h>
 
-#include "core/transform.hpp"
 #include "mpi/convert.hpp"
 #include "mpi/sample.hpp"
 #include "support/scratch.hpp"
@@ -24,11 +23,6 @@ std::uint64_t peak_rss() {
 TEST(Memory, StaysWithinTheBound) {
   const mpi::Comm comm(MPI_COMM_WORLD);
   const test::Scratch scratch(comm);
-  prepare_transform();
-  std::uint16_t half = 0;
-  const float one = 1;
-  cast(reinterpret_cast<std::byte*>(&half), Dtype::f16, reinterpret_cast<const std::byte*>(&one),
-       Dtype::f32, 1);
   const std::uint64_t before = peak_rss();
 
   mpi::SampleOptions sample;

@@ -295,9 +295,3 @@ TEST(CopyStrided, RefusesWhatItCannotMean) {
 
 }  // namespace
 }  // namespace reshard
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  reshard::prepare_transform();
-  return RUN_ALL_TESTS();
-}
