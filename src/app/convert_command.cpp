@@ -26,6 +26,7 @@ int run(Options options, const mpi::Comm& comm) {
   options.convert.progress = [&](std::uint64_t done, std::uint64_t all) {
     report.progress(done, all);
   };
+  options.convert.stalled = [&](const std::string& text) { report.stalled(text); };
   report.converted(mpi::convert(comm, options.convert));
   return 0;
 }
@@ -39,6 +40,11 @@ Command add_convert(CLI::App& app) {
   command->add_option("DST", options->convert.target.path, "folder to write")->required();
   add_target_options(*command, options->convert.target, options->words);
   command->add_option("--memory", options->words.memory, "bound of a rank's buffers: 2GiB")
+      ->group("Run");
+  command
+      ->add_option("--io-threads", options->convert.io_threads,
+                   "threads of a rank that read, and that write, at once (default: 2)")
+      ->check(CLI::Range(1, 64))
       ->group("Run");
   command->add_flag("--no-verify", options->no_verify, "do not read the result back")->group("Run");
   command->add_flag("--overwrite", options->convert.overwrite, "replace what DST holds")

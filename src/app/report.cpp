@@ -113,6 +113,11 @@ void Report::end_line() {
   line_open_ = false;
 }
 
+void Report::stalled(const std::string& text) {
+  end_line();
+  std::fprintf(stderr, "reshard: %s\n", text.c_str());
+}
+
 void Report::converted(const mpi::ConvertReport& report) {
   if (speaks_) output(text_of(report), json_of(report));
 }

@@ -22,6 +22,8 @@ class Report {
   /// Bytes of the target that are done, of all: one line on a terminal, a line now and then in a
   /// log.
   void progress(std::uint64_t done, std::uint64_t all);
+  /// An operation that takes very long; any rank may say so.
+  void stalled(const std::string& text);
   void converted(const mpi::ConvertReport& report);
   /// Prints text, or with --json the object, as a command's output.
   void output(const std::string& text, const Json& json);

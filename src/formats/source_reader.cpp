@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/parallel.hpp"
 #include "core/ranges.hpp"
 #include "core/transform.hpp"
 
@@ -68,13 +69,24 @@ struct Staged {
 
 }  // namespace
 
-const File& SourceReader::file(std::uint32_t number) {
+/// Pieces are ascending by file.
+void SourceReader::read_pieces(std::span<const Piece> pieces) {
   constexpr std::size_t most_open = 64;
-  const auto at = open_.find(number);
-  if (at != open_.end()) return at->second;
-  if (open_.size() >= most_open) open_.erase(open_.begin());
-  const std::string path = folder_ + "/" + (*files_)[number].path;
-  return open_.emplace(number, File::open_read(path)).first->second;
+  while (!pieces.empty()) {
+    std::size_t count = 0;
+    if (open_.size() >= most_open) open_.clear();
+    for (; count < pieces.size(); ++count) {
+      const std::uint32_t number = pieces[count].file;
+      if (open_.contains(number)) continue;
+      if (open_.size() >= most_open) break;
+      open_.emplace(number, File::open_read(folder_ + "/" + (*files_)[number].path));
+    }
+    for_each(count, threads_, [&](std::uint64_t i) {
+      busy_with_ = pieces[i].file;
+      open_.at(pieces[i].file).read_at(pieces[i].first, pieces[i].to);
+    });
+    pieces = pieces.subspan(count);
+  }
 }
 
 void SourceReader::read(std::span<const ReadRequest> requests) {
@@ -101,6 +113,7 @@ void SourceReader::read(std::span<const ReadRequest> requests) {
     if (staged.memory[r] == nullptr) size += staged.ranges[r].last - staged.ranges[r].first;
   }
   std::byte* at = staging_.take(size).data();
+  std::vector<Piece> pieces;
   for (std::size_t r = 0; r < staged.ranges.size(); ++r) {
     const FileRange& range = staged.ranges[r];
     const std::size_t bytes = range.last - range.first;
@@ -108,10 +121,16 @@ void SourceReader::read(std::span<const ReadRequest> requests) {
       staged.memory[r] = at;
       at += bytes;
     }
-    file(range.file).read_at(range.first, {staged.memory[r], bytes});
+    constexpr std::size_t most = std::size_t{2} << 20;
+    for (std::size_t done = 0; done < bytes; done += most) {
+      pieces.push_back({range.file,
+                        range.first + done,
+                        {staged.memory[r] + done, std::min(most, bytes - done)}});
+    }
     bytes_read_ += bytes;
   }
-  for (const ReadRequest& request : requests) staged.copy(request);
+  read_pieces(pieces);
+  for_each(requests.size(), threads_, [&](std::uint64_t i) { staged.copy(requests[i]); });
 }
 
 }  // namespace reshard::formats

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -28,19 +29,29 @@ struct ReadRequest {
 /// box that is contiguous in file and memory goes straight where it belongs.
 class SourceReader {
  public:
-  /// Files lie in `folder`; opened when first needed and kept open, the most recent ones.
-  SourceReader(std::string folder, const std::vector<SourceFile>& files)
-      : folder_(std::move(folder)), files_(&files) {}
+  /// Files lie in `folder`; opened when first needed and kept open while they are few. `threads`
+  /// read at once.
+  SourceReader(std::string folder, const std::vector<SourceFile>& files, std::uint64_t threads)
+      : folder_(std::move(folder)), files_(&files), threads_(threads) {}
 
   void read(std::span<const ReadRequest> requests);
+  /// Path of the file that was begun last; any thread may ask.
+  [[nodiscard]] std::string busy_with() const { return folder_ + "/" + (*files_)[busy_with_].path; }
   [[nodiscard]] std::uint64_t bytes_read() const { return bytes_read_; }
 
  private:
-  const File& file(std::uint32_t number);
+  struct Piece {
+    std::uint32_t file = 0;
+    std::uint64_t first = 0;
+    std::span<std::byte> to;
+  };
+  void read_pieces(std::span<const Piece> pieces);
 
   std::string folder_;
   const std::vector<SourceFile>* files_;
+  std::uint64_t threads_;
   std::map<std::uint32_t, File> open_;
+  std::atomic<std::uint32_t> busy_with_ = 0;
   Buffer staging_;
   std::uint64_t bytes_read_ = 0;
 };

@@ -4,27 +4,31 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/parallel.hpp"
 #include "formats/container/crc32.hpp"
 
 namespace reshard::formats {
 
 TargetWriter::TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
-                           const std::vector<FileLayout>& layouts)
-    : staging_(std::move(staging)), geometry_(&geometry), target_(&target), layouts_(&layouts) {}
+                           const std::vector<FileLayout>& layouts, std::uint64_t threads)
+    : staging_(std::move(staging)),
+      geometry_(&geometry),
+      target_(&target),
+      layouts_(&layouts),
+      threads_(threads) {}
 
 std::string TargetWriter::path(std::uint32_t number) const {
   return staging_ + "/" + target_->files[number].path;
 }
 
 const File& TargetWriter::file(std::uint32_t number) {
-  constexpr std::size_t most_open = 64;
   const auto at = open_.find(number);
   if (at != open_.end()) return at->second;
-  if (open_.size() >= most_open) {
-    open_.begin()->second.sync();
-    open_.erase(open_.begin());
-  }
   return open_.emplace(number, File::open_write(path(number))).first->second;
+}
+
+File TargetWriter::reopen(std::uint32_t number) const {
+  return File::open_read(path(number));
 }
 
 void TargetWriter::create(std::uint32_t number) const {
@@ -43,7 +47,7 @@ void put_literal(const FileLayout::Literal& literal, ByteRange range, std::span<
               last - first);
 }
 
-void TargetWriter::put_other_bytes(Tile tile, std::span<std::byte> bytes) {
+void TargetWriter::put_other_bytes(Tile tile, std::span<std::byte> bytes) const {
   const ByteRange range = bytes_of(*geometry_, tile);
   const FileDescription& description = target_->files[tile.file];
   if (description.container == FileDescription::Container::copy) {
@@ -60,25 +64,31 @@ void TargetWriter::put_other_bytes(Tile tile, std::span<std::byte> bytes) {
   }
 }
 
-void TargetWriter::write(Tile tile, std::span<const std::byte> bytes,
-                         std::span<std::uint32_t> crcs) {
-  const ByteRange range = bytes_of(*geometry_, tile);
-  if (target_->files[tile.file].container == FileDescription::Container::torch) {
-    for (const std::uint32_t t : tensors_in(*geometry_, tile.file, range)) {
+void TargetWriter::write_tile(const TileBytes& tile, std::span<std::uint32_t> crcs) {
+  const ByteRange range = bytes_of(*geometry_, tile.tile);
+  const std::uint32_t number = tile.tile.file;
+  busy_with_ = number;
+  if (target_->files[number].container == FileDescription::Container::torch) {
+    for (const std::uint32_t t : tensors_in(*geometry_, number, range)) {
       const TargetTensor& tensor = geometry_->tensors[t];
       const std::uint64_t end = tensor.base + tensor.bytes;
       const std::uint64_t first = std::max(range.first, tensor.base);
       const std::uint64_t last = std::min(range.last, end);
-      crcs[t] ^=
-          crc32_shift(crc32_of(bytes.subspan(first - range.first, last - first)), end - last);
+      const std::uint32_t crc =
+          crc32_shift(crc32_of(tile.bytes.subspan(first - range.first, last - first)), end - last);
+      const std::lock_guard lock(crcs_);
+      crcs[t] ^= crc;
     }
   }
-  file(tile.file).write_at(range.first, bytes);
-  bytes_written_ += bytes.size();
+  open_.at(number).write_at(range.first, tile.bytes);
 }
 
-void TargetWriter::read(Tile tile, std::span<std::byte> bytes) {
-  file(tile.file).read_at(bytes_of(*geometry_, tile).first, bytes);
+void TargetWriter::write(std::span<const TileBytes> tiles, std::span<std::uint32_t> crcs) {
+  constexpr std::size_t most_open = 64;
+  if (open_.size() >= most_open) finish();
+  for (const TileBytes& tile : tiles) file(tile.tile.file);
+  for_each(tiles.size(), threads_, [&](std::uint64_t i) { write_tile(tiles[i], crcs); });
+  for (const TileBytes& tile : tiles) bytes_written_ += tile.bytes.size();
 }
 
 std::vector<FileLayout::Literal> TargetWriter::trailer(std::uint32_t number,
@@ -104,10 +114,12 @@ void TargetWriter::write_trailer(std::uint32_t number, std::uint32_t first, std:
 }
 
 void TargetWriter::finish() {
-  for (const auto& [number, opened] : open_) {
-    opened.sync();
-    opened.drop_cache();
-  }
+  std::vector<const File*> files;
+  for (const auto& [number, opened] : open_) files.push_back(&opened);
+  for_each(files.size(), threads_, [&](std::uint64_t i) {
+    files[i]->sync();
+    files[i]->drop_cache();
+  });
   open_.clear();
 }
 

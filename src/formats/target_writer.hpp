@@ -1,7 +1,9 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,18 +17,22 @@ namespace reshard::formats {
 /// The files of a target in their staging folder, written tile by tile (see Tile).
 class TargetWriter {
  public:
-  /// All arguments must outlive this.
+  /// All arguments must outlive this; `threads` write at once.
   TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
-               const std::vector<FileLayout>& layouts);
+               const std::vector<FileLayout>& layouts, std::uint64_t threads);
 
   /// Creates a file at its final size, with the folders above it.
   void create(std::uint32_t file) const;
+  /// Opens a file for reading.
+  [[nodiscard]] File reopen(std::uint32_t file) const;
   /// Puts what is no tensor data into a tile's bytes: literals and copied files.
-  void put_other_bytes(Tile tile, std::span<std::byte> bytes);
-  /// Writes a tile and adds the checksums of the tensors in it to `crcs` (by tensor, XOR).
-  void write(Tile tile, std::span<const std::byte> bytes, std::span<std::uint32_t> crcs);
-  /// Reads a tile back.
-  void read(Tile tile, std::span<std::byte> bytes);
+  void put_other_bytes(Tile tile, std::span<std::byte> bytes) const;
+  struct TileBytes {
+    Tile tile;
+    std::span<const std::byte> bytes;
+  };
+  /// Writes tiles and adds the checksums of the tensors in them to `crcs` (by tensor, XOR).
+  void write(std::span<const TileBytes> tiles, std::span<std::uint32_t> crcs);
   /// Writes the part of a file's trailer that lies in tiles [first, last) of it.
   void write_trailer(std::uint32_t file, std::uint32_t first, std::uint32_t last,
                      std::span<const std::uint32_t> crcs);
@@ -35,17 +41,23 @@ class TargetWriter {
                                                          std::span<const std::uint32_t> crcs) const;
   /// fsync of every file that this writer wrote; they are closed, and their cached pages given up.
   void finish();
+  /// Path of the file that was begun last; any thread may ask.
+  [[nodiscard]] std::string busy_with() const { return path(busy_with_); }
   [[nodiscard]] std::uint64_t bytes_written() const { return bytes_written_; }
 
  private:
   const File& file(std::uint32_t number);
+  void write_tile(const TileBytes& tile, std::span<std::uint32_t> crcs);
   [[nodiscard]] std::string path(std::uint32_t number) const;
 
   std::string staging_;
   const Geometry* geometry_;
   const Target* target_;
   const std::vector<FileLayout>* layouts_;
+  std::uint64_t threads_;
   std::map<std::uint32_t, File> open_;
+  std::mutex crcs_;
+  std::atomic<std::uint32_t> busy_with_ = 0;
   std::uint64_t bytes_written_ = 0;
 };
 

@@ -141,17 +141,34 @@ void require_same(const Comm& comm, std::string_view what, const std::string& te
   }
 }
 
-void agree_on(const Comm& comm, std::string_view phase, const std::optional<Error>& mine) {
-  int failing = mine ? comm.rank() : comm.size();
-  int first = failing;
-  check(MPI_Allreduce(&failing, &first, 1, MPI_INT, MPI_MIN, comm.handle()), "MPI_Allreduce");
-  if (first == comm.size()) return;
-  const bool is_me = first == comm.rank();
-  int kind = is_me ? static_cast<int>(mine->kind()) : 0;
-  check(MPI_Bcast(&kind, 1, MPI_INT, first, comm.handle()), "MPI_Bcast");
-  const std::string text = broadcast(comm, is_me ? mine->what() : "", first);
+Agreement::Agreement(const Comm& comm, std::optional<Error> mine)
+    : comm_(comm),
+      mine_(std::move(mine)),
+      failing_(mine_ ? comm.rank() : comm.size()),
+      first_(failing_) {
+  check(MPI_Iallreduce(&failing_, &first_, 1, MPI_INT, MPI_MIN, comm.handle(), &request_),
+        "MPI_Iallreduce");
+}
+
+Agreement::~Agreement() {
+  MPI_Wait(&request_, MPI_STATUS_IGNORE);
+}
+
+bool Agreement::test() {
+  int done = 0;
+  check(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), "MPI_Test");
+  return done != 0;
+}
+
+void Agreement::wait(std::string_view phase) {
+  check(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
+  if (first_ == comm_.size()) return;
+  const bool is_me = first_ == comm_.rank();
+  int kind = is_me ? static_cast<int>(mine_->kind()) : 0;
+  check(MPI_Bcast(&kind, 1, MPI_INT, first_, comm_.handle()), "MPI_Bcast");
+  const std::string text = broadcast(comm_, is_me ? mine_->what() : "", first_);
   Error error(static_cast<Kind>(kind), text);
-  if (comm.size() > 1) error = error.in("rank " + std::to_string(first));
+  if (comm_.size() > 1) error = error.in("rank " + std::to_string(first_));
   throw error.in(phase);
 }
 

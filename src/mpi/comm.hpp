@@ -58,9 +58,26 @@ void barrier(const Comm& comm);
 /// Collective. Error(internal) unless all ranks have the same text.
 void require_same(const Comm& comm, std::string_view what, const std::string& text);
 
-/// Collective. `mine`: this rank's error, if it failed; if any rank failed, all throw the error of
-/// the lowest.
-void agree_on(const Comm& comm, std::string_view phase, const std::optional<Error>& mine);
+/// Whether any rank failed, asked without stopping: the constructor and wait are collective.
+class Agreement {
+ public:
+  /// `mine`: this rank's error, if it failed.
+  Agreement(const Comm& comm, std::optional<Error> mine);
+  Agreement(const Agreement&) = delete;
+  Agreement& operator=(const Agreement&) = delete;
+  ~Agreement();
+
+  /// Lets MPI work; whether all ranks have answered.
+  bool test();
+  /// If any rank failed, all throw the error of the lowest.
+  void wait(std::string_view phase);
+
+ private:
+  const Comm& comm_;
+  std::optional<Error> mine_;
+  int failing_, first_;  ///< MPI reads and writes them until done
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
 
 /// Runs work and keeps what it throws; anything but an Error is our own bug.
 template <class Work>
@@ -83,7 +100,7 @@ std::optional<Error> attempt(Work&& work) {
 /// error (STYLE.md rule 11).
 template <class Work>
 void agree(const Comm& comm, std::string_view phase, Work&& work) {
-  agree_on(comm, phase, attempt(std::forward<Work>(work)));
+  Agreement(comm, attempt(std::forward<Work>(work))).wait(phase);
 }
 
 }  // namespace reshard::mpi

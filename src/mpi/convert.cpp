@@ -1,8 +1,10 @@
 #include "mpi/convert.hpp"
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -104,6 +106,27 @@ std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
   return std::clamp<std::uint64_t>(memory / buffers, 4096, wanted);
 }
 
+/// Says what a rank has been waiting for when a round takes very long.
+class Patience {
+ public:
+  Patience(const Comm& comm, const ConvertOptions& options) : comm_(comm), options_(options) {}
+  void renew() { begin_ = Clock::now(); }
+  void wait(const std::string& operation) {
+    if (!options_.stalled || Clock::now() - begin_ < options_.patience) return;
+    std::array<char, 256> host{};
+    gethostname(host.data(), host.size() - 1);
+    options_.stalled("rank " + std::to_string(comm_.rank()) + " on " + host.data() + ": " +
+                     operation + " for more than " + std::to_string(options_.patience.count()) +
+                     " s");
+    renew();
+  }
+
+ private:
+  const Comm& comm_;
+  const ConvertOptions& options_;
+  Clock::time_point begin_ = Clock::now();
+};
+
 /// Whether any value is another in the target than in the source: other dtype, other constant.
 bool changes_values(const Geometry& geometry) {
   std::vector<const SourcePiece*> pieces(geometry.model.tensors().size());
@@ -142,18 +165,22 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   phases.done("plan");
 
   StagedTarget staged(comm, p.staging, geometry, p.target, p.layouts, options.overwrite,
-                      report.target_bytes);
-  formats::SourceReader reader(p.source.found.unit, geometry.sources);
+                      report.target_bytes, options.io_threads);
+  formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads);
   phases.done("create");
 
   const DigestWish digests = digest_wish(geometry, options.verify);
   Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer());
-  Moved moved = rounds.run([&](std::uint64_t done, std::uint64_t all) {
-    if (comm.rank() != 0 || !options.progress) return;
-    const double share = static_cast<double>(done) / static_cast<double>(all);
-    const double bytes = share * static_cast<double>(report.target_bytes);
-    options.progress(static_cast<std::uint64_t>(bytes), report.target_bytes);
-  });
+  Patience patience(comm, options);
+  Moved moved = rounds.run(
+      [&](std::uint64_t done, std::uint64_t all) {
+        patience.renew();
+        if (comm.rank() != 0 || !options.progress) return;
+        const double share = static_cast<double>(done) / static_cast<double>(all);
+        const double bytes = share * static_cast<double>(report.target_bytes);
+        options.progress(static_cast<std::uint64_t>(bytes), report.target_bytes);
+      },
+      [&](const std::string& operation) { patience.wait(operation); });
   exclusive_or(comm, moved.crcs);
   sum(comm, moved.read);
   phases.done("move");
@@ -164,7 +191,8 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   phases.done("seal");
   if (options.verify) {
     sum(comm, moved.arrived);
-    verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer());
+    verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
+           options.io_threads);
     report.verified = true;
     phases.done("verify");
   }

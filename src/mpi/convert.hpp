@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -13,16 +14,23 @@
 
 namespace reshard::mpi {
 
+/// A parallel file system answers several requests of a rank at once.
+inline constexpr std::uint64_t default_io_threads = 2;
+
 /// The user's wishes for one conversion.
 struct ConvertOptions {
   formats::SourceOptions source;
   formats::TargetOptions target;
   std::uint64_t memory = 0;  ///< bytes a rank for buffers; 0: see default_memory
+  std::uint64_t io_threads = default_io_threads;  ///< of a rank that read, and as many that write
   bool verify = true;
   bool overwrite = false;
   std::uint64_t tile_bytes = 0;  ///< 0: by the size of the target (see Geometry)
   /// Called on rank 0 between rounds, with bytes of the target.
   std::function<void(std::uint64_t done, std::uint64_t all)> progress;
+  /// Called on any rank when one of its operations takes longer than `patience`.
+  std::function<void(const std::string& text)> stalled;
+  std::chrono::seconds patience{60};
   /// Called on every rank at the end of each phase; what it throws is a failure of the phase.
   std::function<void(std::string_view phase)> after_phase;
 };

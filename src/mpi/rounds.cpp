@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -231,6 +232,7 @@ void Rounds::finish(Work& work) {
   for (std::size_t r = 1; r < places.size(); ++r) {
     places[r] = places[r - 1] + work.receive.sizes[r - 1];
   }
+  std::vector<formats::TargetWriter::TileBytes> written;
   for (Work::OwnTile& tile : work.tiles) {
     const Tile which = numbers_[tile.number];
     const ByteRange range = bytes_of(geometry_, which);
@@ -246,37 +248,58 @@ void Rounds::finish(Work& work) {
       place += slice.elements() * width;
     }
     writer_.put_other_bytes(which, tile.bytes);
-    writer_.write(which, tile.bytes, moved_.crcs);
+    written.push_back({which, tile.bytes});
   }
+  writer_.write(written, moved_.crcs);
 }
 
-Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                  const std::function<void(const std::string&)>& waiting) {
   std::array<Work, 3> works;
   const std::size_t all = schedule_.rounds.size();
   const auto start = [&](auto&& work) {
     return std::async(std::launch::async, [work] { return attempt(work); });
   };
-  // Step s prepares round s, exchanges round s - 1 and finishes round s - 2.
+  const auto result = [&](std::future<std::optional<Error>>& future, const auto& operation) {
+    using namespace std::chrono_literals;
+    if (!future.valid()) return std::optional<Error>();
+    do {
+      waiting(operation());
+    } while (future.wait_for(1s) != std::future_status::ready);
+    return future.get();
+  };
+  const auto finished = [&](auto& request, const std::string& operation) {
+    while (!request.test()) {
+      waiting(operation);
+      std::this_thread::yield();
+    }
+  };
+  // Step s prepares round s, exchanges round s - 1 and finishes round s - 2; whether all ranks
+  // prepared theirs is asked while the next step's work is under way.
+  std::optional<Agreement> agreement;
   for (std::size_t step = 0; step < all + 2; ++step) {
     std::future<std::optional<Error>> reading, writing;
     if (step < all) {
-      reading = start([&] { prepare(schedule_.rounds[step], works[step % 3]); });
+      reading = start([&, step] { prepare(schedule_.rounds[step], works[step % 3]); });
     }
-    if (step >= 2) writing = start([&] { finish(works[(step - 2) % 3]); });
+    if (step >= 2) writing = start([&, step] { finish(works[(step - 2) % 3]); });
+    if (agreement) {
+      finished(*agreement, "waiting for other ranks");
+      agreement->wait("move");
+      agreement.reset();
+    }
     if (step >= 1 && step - 1 < all && comm_.size() > 1) {
       Work& work = works[(step - 1) % 3];
       Exchange exchange(comm_, work.send, work.receive);
-      while (!exchange.test()) std::this_thread::yield();
+      finished(exchange, "exchanging");
     }
-    std::optional<Error> mine;
-    if (reading.valid()) mine = reading.get();
-    if (writing.valid()) {
-      const std::optional<Error> other = writing.get();
-      if (!mine) mine = other;
-    }
-    agree_on(comm_, "move", mine);
+    std::optional<Error> mine = result(reading, [&] { return "reading " + reader_.busy_with(); });
+    const std::optional<Error> other =
+        result(writing, [&] { return "writing " + writer_.busy_with(); });
+    agreement.emplace(comm_, mine ? mine : other);
     if (step >= 2) progress(step - 1, all);
   }
+  agreement->wait("move");
   moved_.bytes_read = reader_.bytes_read();
   moved_.bytes_written = writer_.bytes_written();
   return std::move(moved_);

@@ -35,8 +35,10 @@ class Rounds {
   Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan, const Schedule& schedule,
          const DigestWish& wish, formats::SourceReader& reader, formats::TargetWriter& writer);
 
-  /// Collective. Runs all rounds; `progress(done, all)` is called on this thread.
-  Moved run(const std::function<void(std::uint64_t done, std::uint64_t all)>& progress);
+  /// Collective. Runs all rounds; `progress(done, all)` is called on this thread after each, and
+  /// `waiting(operation)` again and again while it waits in one.
+  Moved run(const std::function<void(std::uint64_t done, std::uint64_t all)>& progress,
+            const std::function<void(const std::string& operation)>& waiting);
 
  private:
   struct Work;

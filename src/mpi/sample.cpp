@@ -59,7 +59,8 @@ std::vector<std::uint32_t> fill(const Comm& comm, const Geometry& geometry,
       std::fill(bytes.begin(), bytes.end(), std::byte{0});
       writer.put_other_bytes(tile, bytes);
       formats::put_sample(geometry, tile.file, range, bytes);
-      writer.write(tile, bytes, crcs);
+      const formats::TargetWriter::TileBytes written{tile, bytes};
+      writer.write({&written, 1}, crcs);
       if (comm.rank() == 0 && options.progress) {
         options.progress((number - first + 1) * geometry.tile_bytes,
                          (last - first) * geometry.tile_bytes);
@@ -112,7 +113,7 @@ SampleReport sample(const Comm& comm, const SampleOptions& options) {
   std::uint64_t bytes = 0;
   for (const TargetFile& file : d.geometry.targets) bytes += file.bytes;
   StagedTarget staged(comm, staging, d.geometry, d.target, d.layouts, options.overwrite,
-                      options.sparse ? 0 : bytes);
+                      options.sparse ? 0 : bytes, 1);
   const std::vector<std::uint32_t> crcs = options.sparse
                                               ? write_headers(comm, d, staging.folder)
                                               : fill(comm, d.geometry, staged.writer(), options);

@@ -24,14 +24,14 @@ formats::Staging agree_on_staging(const Comm& comm, const std::string& target_pa
 StagedTarget::StagedTarget(const Comm& comm, const formats::Staging& staging,
                            const Geometry& geometry, const formats::Target& target,
                            const std::vector<formats::FileLayout>& layouts, bool overwrite,
-                           std::uint64_t space)
+                           std::uint64_t space, std::uint64_t threads)
     : comm_(comm),
       staging_(staging),
       geometry_(geometry),
       target_(target),
       overwrite_(overwrite),
       cleaner_(comm, staging),
-      writer_(staging.folder, geometry, target, layouts) {
+      writer_(staging.folder, geometry, target, layouts, threads) {
   agree(comm, "create", [&] {
     if (comm.rank() == 0) formats::create_staging(staging, space);
   });

@@ -23,13 +23,13 @@ formats::Staging agree_on_staging(const Comm& comm, const std::string& target_pa
 class StagedTarget {
  public:
   /// Collective. Makes the staging folder and all files at their final size; `space`: free bytes
-  /// that the file system must have. References must outlive this.
+  /// that the file system must have; `threads` of this rank write at once. References must outlive
+  /// this.
   StagedTarget(const Comm& comm, const formats::Staging& staging, const Geometry& geometry,
                const formats::Target& target, const std::vector<formats::FileLayout>& layouts,
-               bool overwrite, std::uint64_t space);
+               bool overwrite, std::uint64_t space, std::uint64_t threads);
 
   [[nodiscard]] formats::TargetWriter& writer() { return writer_; }
-  /// Path of what is published in the end.
 
   /// Collective. Writes what could not be written before checksums were known, into this rank's
   /// tiles [first, last), and closes the files.

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/buffer.hpp"
+#include "core/parallel.hpp"
 #include "core/strides.hpp"
 #include "core/transform.hpp"
 
@@ -15,13 +16,15 @@ namespace {
 class TileCheck {
  public:
   TileCheck(const Geometry& geometry, const formats::Target& target,
-            const std::vector<std::uint32_t>& crcs, formats::TargetWriter& writer)
+            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer)
       : geometry_(geometry), target_(target), crcs_(crcs), writer_(writer) {}
 
   void check(Tile tile, std::vector<Digest>& found) {
     const ByteRange range = bytes_of(geometry_, tile);
     const std::span<std::byte> seen = read_.take(range.size());
-    writer_.read(tile, seen);
+    if (file_number_ != tile.file) file_ = writer_.reopen(tile.file);
+    file_number_ = tile.file;
+    file_->read_at(range.first, seen);
     std::uint64_t proven = range.first;  // up to here by digests, or compared below
     for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
       const TargetTensor& tensor = geometry_.tensors[t];
@@ -108,7 +111,9 @@ class TileCheck {
   const Geometry& geometry_;
   const formats::Target& target_;
   const std::vector<std::uint32_t>& crcs_;
-  formats::TargetWriter& writer_;
+  const formats::TargetWriter& writer_;
+  std::optional<formats::File> file_;  ///< that the last tile was of
+  std::uint32_t file_number_ = ~std::uint32_t{0};
   Buffer read_, wanted_;
   std::optional<Tile> wanted_tile_;  ///< the tile that wanted_ is of
   std::uint32_t trailer_file_ = ~std::uint32_t{0};
@@ -196,15 +201,24 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
 
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
             const formats::Target& target, const std::vector<Digest>& arrived,
-            const std::vector<std::uint32_t>& crcs, formats::TargetWriter& writer) {
+            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+            std::uint64_t threads) {
   std::vector<Digest> found(geometry.placements);
   agree(comm, "verify", [&] {
     const TileNumbers numbers(geometry);
-    TileCheck check(geometry, target, crcs, writer);
     const auto other =
         static_cast<std::size_t>((comm.rank() + (comm.size() + 1) / 2) % comm.size());
-    for (std::uint64_t n = plan.share_begin[other]; n < plan.share_begin[other + 1]; ++n) {
-      check.check(numbers[n], found);
+    const std::uint64_t first = plan.share_begin[other], last = plan.share_begin[other + 1];
+    std::vector<std::vector<Digest>> parts(threads, found);
+    for_each(threads, threads, [&](std::uint64_t part) {
+      TileCheck check(geometry, target, crcs, writer);
+      const std::uint64_t end = first + (last - first) * (part + 1) / threads;
+      for (std::uint64_t n = first + (last - first) * part / threads; n < end; ++n) {
+        check.check(numbers[n], parts[part]);
+      }
+    });
+    for (const std::vector<Digest>& part : parts) {
+      for (std::size_t i = 0; i < found.size(); ++i) found[i] += part[i];
     }
   });
   sum(comm, found);

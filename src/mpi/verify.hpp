@@ -26,6 +26,7 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
 /// tensor data. Error(verification) names file and tensor.
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
             const formats::Target& target, const std::vector<Digest>& arrived,
-            const std::vector<std::uint32_t>& crcs, formats::TargetWriter& writer);
+            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+            std::uint64_t threads);
 
 }  // namespace reshard::mpi

@@ -7,7 +7,9 @@
 #include <optional>
 #include <string>
 
+#include "mpi/compare.hpp"
 #include "mpi/convert.hpp"
+#include "mpi/inspect.hpp"
 #include "mpi/sample.hpp"
 #include "support/scratch.hpp"
 
@@ -60,9 +62,13 @@ class Failure : public testing::Test {
 
   /// Collective. The conversion fails with this kind, on all ranks alike, and leaves nothing.
   void expect_failure(Kind kind, const std::string& part) {
+    expect_failure(kind, part, [&] { mpi::convert(comm_, options_); });
+  }
+
+  void expect_failure(Kind kind, const std::string& part, const std::function<void()>& work) {
     std::optional<Error> error;
     try {
-      mpi::convert(comm_, options_);
+      work();
     } catch (const Error& thrown) {
       error = thrown;
     }
@@ -189,6 +195,30 @@ TEST_F(Failure, OfPublication) {
     std::ofstream(target() + "/theirs") << "late";
   });
   expect_failure(Kind::usage, "has come into being meanwhile");
+}
+
+TEST_F(Failure, OfAComparisonOrAnInspection) {
+  if (comm_.rank() == 0) fs::resize_file(source_file(), 1000);
+  mpi::barrier(comm_);
+  expect_failure(Kind::input, "mp_rank_01_001",
+                 [&] { mpi::compare(comm_, options_.source, options_.source, std::nullopt); });
+  const mpi::InspectReport report = mpi::inspect(comm_, options_.source, false);
+  EXPECT_FALSE(report.source);
+  EXPECT_NE(report.failure.find("mp_rank_01_001"), std::string::npos) << report.failure;
+}
+
+TEST_F(Failure, SlowOperationsAreNamed) {
+  options_.patience = std::chrono::seconds(0);
+  std::string said;
+  options_.stalled = [&](const std::string& text) { said += text + "\n"; };
+  mpi::convert(comm_, options_);
+  const std::string rank = "rank " + std::to_string(comm_.rank()) + " on ";
+  for (const char* operation : {": reading ", ": writing "}) {
+    EXPECT_NE(said.find(operation), std::string::npos) << said;
+  }
+  EXPECT_EQ(said.find(rank), 0u) << said;
+  EXPECT_NE(said.find("model_optim_rng.pt for more than 0 s"), std::string::npos) << said;
+  EXPECT_NE(said.find("model.safetensors for more than 0 s"), std::string::npos) << said;
 }
 
 }  // namespace
