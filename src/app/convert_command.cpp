@@ -3,6 +3,7 @@
 #include "app/commands.hpp"
 #include "app/report.hpp"
 #include "app/shared_options.hpp"
+#include "app/stop.hpp"
 #include "formats/container/safetensors.hpp"
 #include "mpi/convert.hpp"
 
@@ -26,6 +27,8 @@ int run(Options options, const mpi::Comm& comm) {
   options.convert.progress = [&](std::uint64_t done, std::uint64_t all) {
     report.progress(done, all);
   };
+  catch_signals();
+  options.convert.check_stop = check_stop;
   options.convert.stalled = [&](const std::string& text) { report.stalled(text); };
   report.converted(mpi::convert(comm, options.convert));
   return 0;

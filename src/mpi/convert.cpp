@@ -30,7 +30,10 @@ class Phases {
       : comm_(comm), options_(options), report_(report) {}
   /// Collective.
   void done(std::string name) {
-    if (options_.after_phase) agree(comm_, name, [&] { options_.after_phase(name); });
+    agree(comm_, name, [&] {
+      if (options_.after_phase) options_.after_phase(name);
+      if (name != "publish") options_.check_stop();
+    });
     const Clock::time_point now = Clock::now();
     report_.phases.push_back(
         {std::move(name), std::chrono::duration<double>(now - begin_).count()});
@@ -180,11 +183,11 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
         const double bytes = share * static_cast<double>(report.target_bytes);
         options.progress(static_cast<std::uint64_t>(bytes), report.target_bytes);
       },
-      [&](const std::string& operation) { patience.wait(operation); });
+      [&](const std::string& operation) { patience.wait(operation); }, options.check_stop);
   exclusive_or(comm, moved.crcs);
   sum(comm, moved.read);
   phases.done("move");
-  compare_replicas(comm, geometry, plan, moved.read, reader);
+  compare_replicas(comm, geometry, plan, moved.read, reader, options.check_stop);
   phases.done("replicas");
   const auto me = static_cast<std::size_t>(comm.rank());
   staged.seal(plan.share_begin[me], plan.share_begin[me + 1], moved.crcs);
@@ -192,7 +195,7 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   if (options.verify) {
     sum(comm, moved.arrived);
     verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
-           options.io_threads);
+           options.io_threads, options.check_stop);
     report.verified = true;
     phases.done("verify");
   }

@@ -28,6 +28,8 @@ struct ConvertOptions {
   std::uint64_t tile_bytes = 0;  ///< 0: by the size of the target (see Geometry)
   /// Called on rank 0 between rounds, with bytes of the target.
   std::function<void(std::uint64_t done, std::uint64_t all)> progress;
+  /// Called often, on any rank and thread: throws when the conversion should end.
+  std::function<void()> check_stop = [] {};
   /// Called on any rank when one of its operations takes longer than `patience`.
   std::function<void(const std::string& text)> stalled;
   std::chrono::seconds patience{60};

@@ -43,7 +43,8 @@ ConversionFacts facts_of(const Prepared& p, const Wish& wish) {
   facts.warnings = p.source.warnings;
   facts.warnings.insert(facts.warnings.end(), p.target.warnings.begin(), p.target.warnings.end());
   facts.dropped = p.source.dropped;
-  facts.notes = p.target.notes;
+  facts.notes = p.source.notes;
+  facts.notes.insert(facts.notes.end(), p.target.notes.begin(), p.target.notes.end());
   return facts;
 }
 

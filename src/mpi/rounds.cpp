@@ -254,7 +254,8 @@ void Rounds::finish(Work& work) {
 }
 
 Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
-                  const std::function<void(const std::string&)>& waiting) {
+                  const std::function<void(const std::string&)>& waiting,
+                  const std::function<void()>& check_stop) {
   std::array<Work, 3> works;
   const std::size_t all = schedule_.rounds.size();
   const auto start = [&](auto&& work) {
@@ -296,7 +297,9 @@ Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progr
     std::optional<Error> mine = result(reading, [&] { return "reading " + reader_.busy_with(); });
     const std::optional<Error> other =
         result(writing, [&] { return "writing " + writer_.busy_with(); });
-    agreement.emplace(comm_, mine ? mine : other);
+    if (!mine) mine = other;
+    if (!mine) mine = attempt(check_stop);
+    agreement.emplace(comm_, mine);
     if (step >= 2) progress(step - 1, all);
   }
   agreement->wait("move");

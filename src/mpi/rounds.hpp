@@ -36,9 +36,10 @@ class Rounds {
          const DigestWish& wish, formats::SourceReader& reader, formats::TargetWriter& writer);
 
   /// Collective. Runs all rounds; `progress(done, all)` is called on this thread after each, and
-  /// `waiting(operation)` again and again while it waits in one.
+  /// `waiting(operation)` again and again while it waits in one; what `check_stop` throws ends it.
   Moved run(const std::function<void(std::uint64_t done, std::uint64_t all)>& progress,
-            const std::function<void(const std::string& operation)>& waiting);
+            const std::function<void(const std::string& operation)>& waiting,
+            const std::function<void()>& check_stop);
 
  private:
   struct Work;

@@ -150,12 +150,14 @@ void sum(const Comm& comm, std::vector<Digest>& digests) {
 }
 
 void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                      const std::vector<Digest>& read, formats::SourceReader& reader) {
+                      const std::vector<Digest>& read, formats::SourceReader& reader,
+                      const std::function<void()>& check_stop) {
   std::vector<Digest> found(geometry.pieces.size());
   agree(comm, "compare replicas", [&] {
     Buffer buffer;
     for (const OwnedPiece& owned : plan.replicas) {
       if (owned.owner != comm.rank()) continue;
+      check_stop();
       const SourcePiece& piece = owned.piece;
       const std::uint64_t width = bytes(piece.dtype);
       const Dims canonical = strides_of(geometry.model[piece.placement.tensor]);
@@ -202,7 +204,7 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
             const formats::Target& target, const std::vector<Digest>& arrived,
             const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-            std::uint64_t threads) {
+            std::uint64_t threads, const std::function<void()>& check_stop) {
   std::vector<Digest> found(geometry.placements);
   agree(comm, "verify", [&] {
     const TileNumbers numbers(geometry);
@@ -214,6 +216,7 @@ void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
       TileCheck check(geometry, target, crcs, writer);
       const std::uint64_t end = first + (last - first) * (part + 1) / threads;
       for (std::uint64_t n = first + (last - first) * part / threads; n < end; ++n) {
+        check_stop();
         check.check(numbers[n], parts[part]);
       }
     });

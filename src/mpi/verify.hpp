@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,8 @@ void sum(const Comm& comm, std::vector<Digest>& digests);
 /// the pieces that were read instead (`read`, summed over ranks). Error(input) names the tensor and
 /// both files.
 void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                      const std::vector<Digest>& read, formats::SourceReader& reader);
+                      const std::vector<Digest>& read, formats::SourceReader& reader,
+                      const std::function<void()>& check_stop);
 
 /// Collective. Reads the target back, every byte once, on another rank than wrote it, and holds it
 /// against the digests of what was sent (`arrived`, summed), the fill and the bytes that are no
@@ -27,6 +29,6 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
             const formats::Target& target, const std::vector<Digest>& arrived,
             const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-            std::uint64_t threads);
+            std::uint64_t threads, const std::function<void()>& check_stop);
 
 }  // namespace reshard::mpi

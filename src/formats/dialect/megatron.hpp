@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <set>
 
 #include "formats/dialect/dialect.hpp"
@@ -56,6 +57,16 @@ struct TableUse {
 /// is added to.
 Shard megatron_shard(const MegatronRows& rows, const Parallelism& parallelism, const FileRank& rank,
                      TableUse& use);
+
+/// Files of one run say the same arguments, iteration and version; the folder's name too.
+void check_same_run(const families::ArgumentTable& table, const Found& found,
+                    const std::vector<FileIndex>& indices, Problems& problems);
+
+/// A file's args say which rank wrote it: that must be the rank of its name, `ranks` by path.
+void check_writers(const Parallelism& parallelism, std::uint64_t world,
+                   const std::vector<FileIndex>& indices,
+                   const std::map<std::string, FileRank>& ranks, Source& source,
+                   Problems& problems);
 
 /// A text that is one number and nothing else.
 std::optional<std::uint64_t> whole_number(std::string_view text);

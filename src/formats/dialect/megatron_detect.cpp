@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "families/pattern.hpp"
+#include "formats/container/crc32.hpp"
 #include "formats/container/torch_file.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
@@ -39,12 +40,18 @@ std::string read_tracker(const fs::path& path) {
 std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options) {
   const fs::path tracker = root / tracker_name;
   if (!fs::exists(tracker)) {
+    // Naming the iteration is as explicit as naming its folder.
+    if (options.iteration && has_rank_folders(root / iteration_folder(*options.iteration))) {
+      return root / iteration_folder(*options.iteration);
+    }
     for (const auto& entry : fs::directory_iterator(root)) {
       if (entry.path().filename().string().starts_with("iter_") && has_rank_folders(entry.path())) {
-        throw Error(Kind::incomplete,
-                    root.string() + ": has " + entry.path().filename().string() + " but no " +
-                        std::string(tracker_name) +
-                        ", which Megatron writes last; name the folder itself to read it anyway");
+        throw Error(
+            Kind::incomplete,
+            root.string() + ": has " + entry.path().filename().string() + " but no " +
+                std::string(tracker_name) +
+                ", which Megatron writes last; name the folder itself or --from-iteration to "
+                "read it anyway");
       }
     }
     return std::nullopt;
@@ -63,13 +70,31 @@ std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& op
   return latest ? root / iteration_folder(*latest) : root / "release";
 }
 
+/// A checksum of what lies in a few places of a file: enough to tell two ranks' files apart.
+std::uint32_t content_of(const File& file) {
+  constexpr std::uint64_t places = 16, piece = 4096;
+  const std::uint64_t size = file.size();
+  std::vector<std::byte> bytes(std::min(size, piece));
+  std::uint32_t crc = 0;
+  for (std::uint64_t i = 0; i < places; ++i) {
+    file.read_at((size - bytes.size()) / (places - 1) * i, bytes);
+    crc ^= crc32_shift(crc32_of(bytes), i * piece);
+  }
+  return crc;
+}
+
 }  // namespace
 
 std::optional<Found> Megatron::detect(const SourceOptions& options) const {
   const fs::path path(options.path);
   if (!fs::is_directory(path)) return std::nullopt;
   std::optional<fs::path> unit = path;
-  if (!has_rank_folders(path)) unit = unit_below(path, options);
+  if (!has_rank_folders(path)) {
+    unit = unit_below(path, options);
+  } else if (options.iteration && path.filename() != iteration_folder(*options.iteration)) {
+    throw Error(Kind::usage, "--from-iteration " + std::to_string(*options.iteration) + ": " +
+                                 path.string() + " is one iteration already");
+  }
   if (!unit || fs::exists(*unit / ".metadata")) return std::nullopt;
   if (!has_rank_folders(*unit)) {
     throw Error(Kind::input, unit->string() + ": has no folder mp_rank_*");
@@ -121,6 +146,7 @@ FileIndex Megatron::index(const Found& found, const std::string& name) const {
   const Json& args = index.facts.at("args");
   facts["args"] = args.contains("state") ? args.at("state") : args;
   if (!facts["args"].is_object()) throw Error(Kind::input, name + ": args is not a Namespace");
+  facts["content"] = content_of(file);
   index.facts = std::move(facts);
   std::erase_if(index.tensors, [](const TensorEntry& entry) {
     const std::string key = entry.name.substr(0, entry.name.find('.'));

@@ -30,30 +30,6 @@ std::map<std::string, std::uint64_t> layers_of_chunks(const FileIndex& index) {
   return layers;
 }
 
-/// Facts that rank 0's file tells for all, and those in which files must agree.
-void check_same_args(const families::ArgumentTable& table, const std::vector<FileIndex>& indices,
-                     Problems& problems) {
-  std::map<std::string, std::string> file_of_rank;
-  for (const FileIndex& index : indices) {
-    const Json& args = index.facts.at("args");
-    for (const std::string& name : table.known) {
-      const Json& first = indices.front().facts.at("args");
-      const Json mine = args.value(name, Json()), theirs = first.value(name, Json());
-      if (mine != theirs) {
-        problems.add(index.path + ": args." + name + " is " + mine.dump() + ", but " +
-                     theirs.dump() + " in " + indices.front().path);
-      }
-    }
-    const Json rank = args.value("rank", Json());
-    if (!rank.is_number() || indices.size() == 1) continue;
-    const auto [at, is_new] = file_of_rank.emplace(rank.dump(), index.path);
-    if (!is_new) {
-      problems.add(index.path + ": written by rank " + rank.dump() + ", as is " + at->second +
-                   ": one rank's file lies here twice");
-    }
-  }
-}
-
 /// Reads degrees and holds them against the files that are there.
 Parallelism read_degrees(const Json& degrees) {
   constexpr std::int64_t most = 65536;
@@ -104,24 +80,87 @@ std::map<std::string, FileRank> ranks_of_files(const Parallelism& parallelism, s
 }
 
 /// Rows of the true vocabulary: by the user, by the config.json that came from Hugging Face, by
-/// args.
-void settle_vocabulary(const SourceOptions& options, std::uint64_t padded, families::Record& record,
-                       Source& source) {
+/// args, which tell them for Megatron's own kind of tokenizer only.
+void settle_vocabulary(const SourceOptions& options, const Json& args, std::uint64_t padded,
+                       families::Record& record, Source& source) {
+  const auto told = record.at("vocab").get<std::uint64_t>();  // all rows when args do not tell
+  const Json size = args.value("vocab_size", Json());
+  const bool all_told = size.is_number_integer() && (size == padded || size == padded - 1);
   if (options.vocab_size) {
     if (*options.vocab_size > padded) {
       throw Error(Kind::usage, "--vocab-size " + std::to_string(*options.vocab_size) +
                                    ": the files have " + std::to_string(padded) + " rows");
     }
+    if (*options.vocab_size < told && (told < padded || all_told)) {
+      source.warnings.push_back("--vocab-size " + std::to_string(*options.vocab_size) +
+                                " leaves out " + std::to_string(told - *options.vocab_size) +
+                                " rows that args call vocabulary");
+    }
     record["vocab"] = *options.vocab_size;
     return;
   }
+  const std::uint64_t multiple = checked_product(
+      args.value("make_vocab_size_divisible_by", std::uint64_t{128}), source.parallelism.tp);
+  if (told < padded && padded - told >= multiple) {
+    throw Error(Kind::input, "args.vocab_size " + size.dump() +
+                                 " would be padded to a multiple of " + std::to_string(multiple) +
+                                 ", but the files have " + std::to_string(padded) +
+                                 " rows: --vocab-size says how many count");
+  }
   const Json kept = source.config.is_object() ? source.config.value("vocab_size", Json()) : Json();
   if (kept.is_number_integer() && kept > 0 && kept <= padded) {
+    if (kept != told && told < padded) {
+      throw Error(Kind::input, "config.json says vocab_size " + kept.dump() + ", args " +
+                                   std::to_string(told) + ": --vocab-size says which is right");
+    }
     record["vocab"] = kept;
-  } else if (record.at("vocab") == padded) {
+  } else if (told == padded && !all_told) {
     source.warnings.push_back("nothing tells the true vocabulary: all " + std::to_string(padded) +
                               " rows are kept; --vocab-size says otherwise");
   }
+}
+
+/// The record of a config.json beside the weights, where args describe the same function.
+bool settle_by_config(const SourceOptions& options, const families::MegatronArguments& arguments,
+                      Source& source) {
+  source.family = families::family_of_config(source.config);
+  source.model_type = source.config.at("model_type").get<std::string>();
+  families::Record told =
+      families::read_config(source.family, source.config, options.ignore_config);
+  std::string differing;
+  for (const std::string& name : families::differing_lines(arguments.record, told)) {
+    differing += (differing.empty() ? "" : ", ") + name + " " + told.at(name).dump() + " (args " +
+                 arguments.record.at(name).dump() + ")";
+  }
+  if (!differing.empty()) {
+    const std::string text = "describes another function than args: " + differing;
+    if (!options.config.empty()) throw Error(Kind::input, options.config + ": " + text);
+    source.warnings.push_back(std::string(hf_config_folder) + "/config.json " + text +
+                              "; args are taken");
+    return false;
+  }
+  told["vocab"] = arguments.record.at("vocab");
+  told["dtype"] = arguments.record.at("dtype");
+  source.record = source.config_record = told;
+  return true;
+}
+
+/// The family that args mean when the user does not say.
+std::string family_of_args(const families::MegatronArguments& arguments, Source& source) {
+  if (arguments.families.empty()) {
+    throw Error(Kind::input,
+                "args describe a function that no family computes: name one with "
+                "--family, or its table");
+  }
+  std::string others;
+  for (std::size_t i = 1; i < arguments.families.size(); ++i) {
+    others += (i > 1 ? ", " : "") + arguments.families[i];
+  }
+  if (!others.empty()) {
+    source.notes.push_back("family " + arguments.families.front() + " taken; " + others +
+                           " would compute the same: --family chooses");
+  }
+  return arguments.families.front();
 }
 
 /// Family and record: what a config.json beside the weights says, where args describe the same
@@ -130,34 +169,10 @@ void settle_record(const families::ArgumentTable& table, const SourceOptions& op
                    const families::MegatronArguments& arguments, Source& source) {
   std::string model_type = options.family;
   if (model_type.empty() && source.config.is_object()) {
-    source.family = families::family_of_config(source.config);
-    source.model_type = source.config.at("model_type").get<std::string>();
-    families::Record told =
-        families::read_config(source.family, source.config, options.ignore_config);
-    if (families::differing_lines(arguments.record, told).empty()) {
-      told["vocab"] = arguments.record.at("vocab");
-      told["dtype"] = arguments.record.at("dtype");
-      source.record = source.config_record = told;
-      return;
-    }
+    if (settle_by_config(options, arguments, source)) return;
     model_type = source.model_type;
   }
-  if (model_type.empty()) {
-    if (arguments.families.empty()) {
-      throw Error(Kind::input,
-                  "args describe a function that no family computes: name one with "
-                  "--family, or its table");
-    }
-    model_type = arguments.families.front();
-    if (arguments.families.size() > 1) {
-      std::string others;
-      for (std::size_t i = 1; i < arguments.families.size(); ++i) {
-        others += (i > 1 ? ", " : "") + arguments.families[i];
-      }
-      source.warnings.push_back("family " + model_type + " taken; " + others +
-                                " would compute the same: --family chooses");
-    }
-  }
+  if (model_type.empty()) model_type = family_of_args(arguments, source);
   source.family = family_named(model_type);
   const bool is_type =
       std::any_of(source.family.model_types.begin(), source.family.model_types.end(),
@@ -224,7 +239,7 @@ std::string spelled(const families::DialectTable& table, std::string name) {
 Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
                       const SourceOptions& options, Problems& problems) const {
   const families::ArgumentTable table = families::load_arguments("megatron");
-  check_same_args(table, indices, problems);
+  check_same_run(table, found, indices, problems);
   Source source;
   source.found = found;
   source.config = found.facts.at("config");
@@ -242,14 +257,16 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     }
   }
   const std::uint64_t padded = arguments.degrees.at("padded_vocab").get<std::uint64_t>();
-  settle_vocabulary(options, padded, arguments.record, source);
+  source.parallelism = read_degrees(arguments.degrees);
+  settle_vocabulary(options, source.args, padded, arguments.record, source);
   settle_record(table, options, arguments, source);
   source.choices = arguments.choices;
   source.training = arguments.training;
-  source.parallelism = read_degrees(arguments.degrees);
 
-  const std::map<std::string, FileRank> ranks = ranks_of_files(
-      source.parallelism, arguments.degrees.value("world", std::uint64_t{1}), indices, problems);
+  const auto world = arguments.degrees.value("world", std::uint64_t{1});
+  const std::map<std::string, FileRank> ranks =
+      ranks_of_files(source.parallelism, world, indices, problems);
+  check_writers(source.parallelism, world, indices, ranks, source, problems);
   read_stages(indices, ranks, source.record.at("layers").get<std::uint64_t>(), source, problems);
   problems.raise();  // what follows would repeat it tensor by tensor
 
@@ -261,6 +278,10 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   Json choices = Json::object();
   if (legacy) {
     const Json version = indices.front().facts.value("checkpoint_version", Json(0));
+    if (!version.is_number() || version < 0 || version > 3) {
+      throw Error(Kind::input, indices.front().path + ": checkpoint_version is " + version.dump() +
+                                   ", wanted 0 to 3");
+    }
     choices["checkpoint_version"] = static_cast<int>(version.get<double>());
     choices["zero_centred_norms"] = source.choices.at("zero_centred_norms");
   } else {

@@ -79,6 +79,7 @@ struct Source {
   std::vector<SourcePiece> pieces;
   std::vector<Companion> companions;  ///< tokenizer, generation config, ...
   std::vector<std::string> warnings;  ///< doubts that the report repeats
+  std::vector<std::string> notes;     ///< what was taken, and the flag that takes another
   std::vector<std::string> dropped;   ///< content that is not carried
 };
 
