@@ -257,9 +257,11 @@ class ExpressionEvaluator {
           overflow = kind != Kind::modulo && __builtin_sub_overflow(std::int64_t{0}, a, &result);
         } else if (kind == Kind::divide && a % b != 0) {
           refuse(std::to_string(a) + " / " + std::to_string(b) + " is not whole");
+        } else if (kind == Kind::modulo) {
+          result = a % b;
+          if (result != 0 && (result < 0) != (b < 0)) result += b;
         } else {
           result = floor_divided(a, b);
-          if (kind == Kind::modulo) result = a - result * b;
         }
     }
     if (overflow) refuse("a number beyond 64 bits");

@@ -54,6 +54,7 @@ TEST(Expression, CalculatesAsPythonDoes) {
       {"base // 1", "10000"},
       {"1e-05", "1e-05"},
       {"smallest % (0 - 1)", "0"},
+      {"smallest % 10", "2"},
       {"'text'", "\"text\""},
       {"\"text\"", "\"text\""},
       {"null", "null"},
