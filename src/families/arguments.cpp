@@ -10,25 +10,45 @@ namespace reshard::families {
 
 namespace {
 
-/// A value as the tables speak of it: dtypes by torch's name, tuples as lists.
-Json plain(const Json& value) {
+/// The name of an enum's member, pickled by number or by name; any other object as it is.
+Json member_name(const Json& enums, const Json& object) {
+  const auto members = enums.find(text_member(object, "class"));
+  const Json member = object.value("args", Json::array());
+  if (members == enums.end() || member.size() != 1) return object;
+  return member[0].is_string() ? member[0] : members->value(member[0].dump(), object);
+}
+
+/// The member of an enum that a name means, as a pickle has it.
+Json member_of(const Json& enums, const std::string& enumeration, const Json& name) {
+  for (const auto& [number, each] : enums.at(enumeration).items()) {
+    if (each != name) continue;
+    return {{"!", "object"}, {"class", enumeration}, {"args", {Json::parse(number)}}};
+  }
+  throw Error(Kind::input, enumeration + " has no member " + shown(name));
+}
+
+/// A value as the tables speak of it: dtypes by torch's name, tuples as lists, enums by name.
+Json plain(const Json& value, const Json& enums) {
   if (value.is_array()) {
     Json list = Json::array();
-    for (const Json& each : value) list.push_back(plain(each));
+    for (const Json& each : value) list.push_back(plain(each, enums));
     return list;
   }
   if (!value.is_object() || !value.contains("!")) return value;
   const std::string kind = text_member(value, "!");
-  if (kind == "tuple" && value.contains("items")) return plain(value.at("items"));
+  if (kind == "object") return member_name(enums, value);
+  if (kind == "tuple" && value.contains("items")) return plain(value.at("items"), enums);
   constexpr std::string_view torch = "torch.";
   const std::string name = kind == "global" ? text_member(value, "name") : "";
   return name.starts_with(torch) ? Json(name.substr(torch.size())) : value;
 }
 
-Json plain_members(const Json& args) {
+Json plain_members(const Json& args, const Json& enums) {
   if (!args.is_object()) throw Error(Kind::input, "args is " + shown(args) + ", not an object");
   Json all = Json::object();
-  for (const auto& [name, value] : args.items()) all[name] = plain(value);
+  for (const auto& [name, value] : args.items()) {
+    all[name] = with_context("args: " + name, [&, &each = value] { return plain(each, enums); });
+  }
   return all;
 }
 
@@ -55,19 +75,69 @@ Json value_of(const Line& line, const Names& names, const Json& args) {
   const Definition& definition = chosen == line.cases.end() ? line.definition : *chosen;
   if (definition.kind != Definition::Kind::none) return definition.evaluate(names);
   throw Error(Kind::input, line.cases.empty() ? "args have none of " + joined(line.keys)
-                                              : "args hold a combination that is not supported");
+                                              : "this combination is not supported");
+}
+
+/// " (swiglu = true, quick_geglu = false)": those that are there and not null; "" without any.
+std::string shown_members(const std::vector<std::string>& names, const Json& values) {
+  std::string text;
+  for (const std::string& name : names) {
+    const auto value = values.find(name);
+    if (value == values.end() || value->is_null()) continue;
+    text += (text.empty() ? " (" : ", ") + name + " = " + shown(*value);
+  }
+  return text.empty() ? text : text + ")";
 }
 
 /// The lines of a section in order; each may read those of `known` and the ones above it.
-Json read_section(const std::vector<Line>& lines, const Json& args, Json& known) {
+Json read_section(const ArgumentTable& table, const std::vector<Line>& lines, const Json& args,
+                  Json& known) {
   Json section = Json::object();
   for (const Line& line : lines) {
     const Names outer("args", args, nullptr);
-    section[line.name] = with_context("args: " + line.name,
-                                      [&] { return value_of(line, Names(known, &outer), args); });
+    try {
+      section[line.name] = value_of(line, Names(known, &outer), args);
+    } catch (const Error& error) {
+      throw error.in("args: " + line.name + shown_members(table.arguments_of(line.name), args));
+    }
     known[line.name] = section[line.name];
   }
   return section;
+}
+
+/// What is wanted of a value instead, "" if it is of its type.
+std::string_view wanted_instead(ArgumentTable::ValueType type, const Json& value) {
+  using Type = ArgumentTable::ValueType;
+  constexpr std::int64_t most = std::int64_t{1} << 48;
+  const auto is_whole = [&](const Json& each, std::int64_t least) {
+    return each.is_number_integer() && each >= least && each <= most;
+  };
+  switch (type) {
+    case Type::whole:
+      return is_whole(value, 0) ? "" : "a whole number from 0 to 2^48";
+    case Type::number:
+      return value.is_number() ? "" : "a finite number";
+    case Type::truth:
+      return value.is_boolean() ? "" : "true or false";
+    case Type::text:
+      return value.is_string() ? "" : "a text";
+    case Type::wholes:
+      break;
+  }
+  const auto fits = [&](const Json& each) { return is_whole(each, -1); };
+  const bool all = value.is_array() ? std::all_of(value.begin(), value.end(), fits) : fits(value);
+  return all ? "" : "a whole number or a list of such";
+}
+
+void check_types(const ArgumentTable& table, const Json& args) {
+  for (const auto& [name, type] : table.types) {
+    const auto value = args.find(name);
+    if (value == args.end() || value->is_null()) continue;
+    const std::string_view wanted = wanted_instead(type, *value);
+    if (wanted.empty()) continue;
+    throw Error(Kind::input, "args: " + name + " is " + shown(*value) + ", " + std::string(wanted) +
+                                 " is wanted");
+  }
 }
 
 void check_required(const ArgumentTable& table, const Json& args) {
@@ -94,6 +164,15 @@ std::vector<std::string> unknown_arguments(const ArgumentTable& table, const Jso
   }
   std::sort(unknown.begin(), unknown.end());
   return unknown;
+}
+
+/// The conditions of a rule that a record does not meet.
+std::vector<const Expression*> unmet(const ArgumentTable::FamilyRule& rule, const Record& record) {
+  std::vector<const Expression*> conditions;
+  for (const Expression& each : rule.conditions) {
+    if (!each.holds(Names(record))) conditions.push_back(&each);
+  }
+  return conditions;
 }
 
 /// The training state: what travels in args, then (and instead) what lies beside them.
@@ -134,7 +213,8 @@ void check_read_back(const ArgumentTable& table, const Json& args, const Record&
   for (const std::string& name : differing_lines(record, again.record)) {
     throw Error(Kind::input, table.name + " arguments cannot hold hyperparameter " + name + " = " +
                                  shown(record.at(name)) + ", they would say " +
-                                 shown(again.record.at(name)));
+                                 shown(again.record.at(name)) +
+                                 shown_members(table.arguments_of(name), again.plain));
   }
   const auto check = [&](const Json& wanted, const Json& seen, const std::string& what) {
     for (const auto& [name, value] : wanted.items()) {
@@ -151,10 +231,10 @@ void check_read_back(const ArgumentTable& table, const Json& args, const Record&
 std::string spelled(const ArgumentTable::Flag& flag, const Json& value) {
   if (value.is_boolean() && !flag.spelling.empty()) return flag.spelling;
   std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-  if (flag.spelling.empty()) return flag.argument + "=" + text + " (in the model's config)";
+  if (flag.spelling.empty()) return flag.argument + "=" + text;
   if (flag.argument == "window_size") {
     text = text.substr(1, text.size() - 2);  // Megatron reads 127,0 as a tuple
-  } else if (value.is_array()) {
+  } else if (value.is_array() || text.find_first_of("|()* ") != std::string::npos) {
     text = "'" + text + "'";
   }
   return flag.spelling + " " + text;
@@ -192,17 +272,21 @@ std::string chosen_type(const MegatronArguments& arguments, const Family& family
 }  // namespace
 
 MegatronArguments read_arguments(const ArgumentTable& table, const Json& args, const Json& beside) {
-  const Json all = plain_members(args);
-  check_required(table, all);
   MegatronArguments read;
+  read.plain = plain_members(args, table.enums);
+  check_required(table, read.plain);
+  check_types(table, read.plain);
   Json known = Json::object();
-  read.record = read_section(table.hyperparameters, all, known);
-  read.choices = read_section(table.choices, all, known);
-  read.degrees = read_section(table.degrees, all, known);
-  read.training = read_training(table, all, beside);
-  read.unknown = unknown_arguments(table, all);
+  for (const auto& [word, expression] : table.names) {
+    known[word] = expression.evaluate(Names("args", read.plain, nullptr));
+  }
+  read.record = read_section(table, table.hyperparameters, read.plain, known);
+  read.choices = read_section(table, table.choices, read.plain, known);
+  read.degrees = read_section(table, table.degrees, read.plain, known);
+  read.training = read_training(table, read.plain, beside);
+  read.unknown = unknown_arguments(table, read.plain);
   for (const ArgumentTable::FamilyRule& rule : table.families) {
-    if (rule.when.holds(Names(read.record))) read.families.push_back(rule.model_type);
+    if (unmet(rule, read.record).empty()) read.families.push_back(rule.model_type);
   }
   return read;
 }
@@ -220,26 +304,54 @@ Json write_arguments(const ArgumentTable& table, const Record& record, const Jso
   const Names args("args", none, nullptr);
   const Names carry("carry", carried, &args);
   for (const Line& line : table.written) {
-    written[line.name] = with_context("argument " + line.name,
-                                      [&] { return value_of(line, Names(names, &carry), none); });
+    if (line.when && !line.when->holds(Names(names, &carry))) continue;
+    try {
+      const Json value = value_of(line, Names(names, &carry), none);
+      const bool is_member = !line.enumeration.empty();
+      written[line.name] = is_member ? member_of(table.enums, line.enumeration, value) : value;
+    } catch (const Error& error) {
+      throw error.in("argument " + line.name + shown_members(table.names_of(line), names));
+    }
   }
   check_read_back(table, written, record, all_choices, all_degrees);
   return written;
 }
 
-std::vector<std::string> command_line(const ArgumentTable& table, const Json& args) {
-  std::vector<std::string> flags;
+CommandLine command_line(const ArgumentTable& table, const Json& args) {
+  CommandLine line;
   for (const ArgumentTable::Flag& flag : table.command_line) {
     const auto found = args.find(flag.argument);
     if (found == args.end() || found->is_null()) continue;
-    const Json value = plain(*found);
+    const Json value = plain(*found, table.enums);
     if (same_value(value, flag.standard)) continue;
     if (flag.when && !flag.when->holds(Names("args", args, nullptr))) continue;
     std::string text = spelled(flag, value);
-    if (std::find(flags.begin(), flags.end(), text) == flags.end())
-      flags.push_back(std::move(text));
+    std::vector<std::string>& list = flag.spelling.empty() ? line.fields : line.flags;
+    if (std::find(list.begin(), list.end(), text) == list.end()) list.push_back(std::move(text));
   }
-  return flags;
+  return line;
+}
+
+std::string nearest_family(const ArgumentTable& table, const MegatronArguments& arguments) {
+  const ArgumentTable::FamilyRule* nearest = nullptr;
+  std::vector<const Expression*> wanted;
+  for (const ArgumentTable::FamilyRule& rule : table.families) {
+    std::vector<const Expression*> conditions = unmet(rule, arguments.record);
+    if (nearest != nullptr && conditions.size() >= wanted.size()) continue;
+    nearest = &rule;
+    wanted = std::move(conditions);
+  }
+  std::string text = "no family computes the function that args describe";
+  if (nearest == nullptr) return text;
+  text += "; " + nearest->model_type + " is nearest, but wants";
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    text += (i > 0 ? ", and " : " ") + wanted[i]->text() + " where args say";
+    for (const std::string& name : wanted[i]->names()) {
+      text += " " + name + " = " + shown(arguments.record.at(name)) +
+              shown_members(table.arguments_of(name), arguments.plain);
+    }
+  }
+  return text;
 }
 
 CompleteRecord complete_record(const ArgumentTable& table, const MegatronArguments& arguments,
@@ -256,7 +368,10 @@ CompleteRecord complete_record(const ArgumentTable& table, const MegatronArgumen
     filled.push_back("output_bias");
   }
   try {
-    const Json config = write_config(family, wanted, made.model_type);
+    const Origin origin = [&](const std::string& name) {
+      return shown_members(table.arguments_of(name), arguments.plain);
+    };
+    const Json config = write_config(family, wanted, made.model_type, Json::object(), origin);
     made.model_type = config.at("model_type").get<std::string>();
     made.config = read_config(family, config);
   } catch (const Error& error) {
@@ -269,6 +384,9 @@ CompleteRecord complete_record(const ArgumentTable& table, const MegatronArgumen
   }
   made.model = made.config;
   for (const std::string& name : filled) made.model[name] = arguments.record.at(name);
+  for (const auto& [key, name] : family.training) {
+    if (arguments.training.contains(name)) made.config[name] = arguments.training.at(name);
+  }
   return made;
 }
 

@@ -104,8 +104,9 @@ void add_rows(Family& family, const Json& table) {
 /// Error(input) for unknown members of a table, and for sections that are no objects.
 void check_sections(const Json& table) {
   allow_members(table, {"family", "comment", "model_types", "base", "hyperparameters", "required",
-                        "unused_keys", "written", "rows", "ignored"});
-  for (const std::string section : {"model_types", "hyperparameters", "required", "written"}) {
+                        "unused_keys", "written", "training", "rows", "ignored"});
+  for (const std::string section :
+       {"model_types", "hyperparameters", "required", "written", "training"}) {
     if (!table.contains(section) || table.at(section).is_object()) continue;
     throw Error(Kind::input,
                 "\"" + section + "\" is " + shown(table.at(section)) + ", not an object");
@@ -116,14 +117,22 @@ void check_sections(const Json& table) {
 void add_written(Family& family, const Json& table, const Json& shared) {
   family.written = shared.at("written");
   if (table.contains("written")) family.written.update(table.at("written"));
-  for (const auto& [key, value] : family.written.items()) {
+  const Json& training = (table.contains("training") ? table : shared).at("training");
+  Json keys = family.written;
+  for (const auto& [key, name] : training.items()) {
+    family.training.emplace_back(key, text_member(training, key));
+    keys[key] = name;
+  }
+  for (const auto& [key, value] : keys.items()) {
     const auto is_key = [&wanted = key](const auto& each) { return each.first == wanted; };
     const auto& unused = family.unused_keys;
     if (value.is_null() || std::find(unused.begin(), unused.end(), key) != unused.end() ||
         std::any_of(family.required.begin(), family.required.end(), is_key)) {
       continue;
     }
-    throw Error(Kind::input, "\"written\": " + key + " is neither an unused nor a required key");
+    throw Error(Kind::input,
+                std::string(training.contains(key) ? "\"training\": " : "\"written\": ") + key +
+                    " is neither an unused nor a required key");
   }
 }
 
@@ -241,11 +250,13 @@ Family family_of_model_type(std::string_view model_type) {
 }
 
 Family family_of_config(const Json& config) {
-  const Json& type = required_member(config, "model_type");
-  if (!type.is_string()) {
-    throw Error(Kind::input, "model_type is " + shown(type) + ", not a string");
-  }
-  return family_of_model_type(type.get_ref<const std::string&>());
+  return with_context("config.json", [&] {
+    const Json& type = required_member(config, "model_type");
+    if (!type.is_string()) {
+      throw Error(Kind::input, "model_type is " + shown(type) + ", not a string");
+    }
+    return family_of_model_type(type.get_ref<const std::string&>());
+  });
 }
 
 std::vector<std::string> family_names() {

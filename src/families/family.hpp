@@ -72,6 +72,8 @@ struct Family {
   std::vector<std::pair<std::string, Json>> required;  ///< config key -> only value supported
   std::vector<std::string> unused_keys;                ///< config keys that change nothing
   Json written;                                        ///< such keys that a config.json gets
+  /// Such a key -> the training hyperparameter of a record that it tells, if the record has it.
+  std::vector<std::pair<std::string, std::string>> training;
   std::vector<Row> rows;
   std::vector<std::string> ignored;  ///< patterns of names without weights
 

@@ -139,10 +139,11 @@ Line parse_line(std::string_view name, const Json& json) {
       return line;
     }
     allow_members(json, {"keys", "values", "default", "formula", "per_layer", "fixed", "value",
-                         "list", "torch_dtype", "nullable", "agree", "when", "cases"});
+                         "list", "torch_dtype", "nullable", "agree", "when", "cases", "enum"});
     if (json.contains("keys")) line.keys = texts(json.at("keys"), "keys");
     line.nullable = flag_member(json, "nullable", false);
     line.agree = flag_member(json, "agree", false);
+    line.enumeration = text_member(json, "enum");
     line.when = parse_when(json);
     line.definition = parse_definition(json);
     if (json.contains("values")) {

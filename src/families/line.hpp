@@ -32,7 +32,8 @@ struct Line {
   std::vector<std::pair<Json, Json>> values;  ///< theirs -> ours; empty: taken as it is
   bool nullable = false;                      ///< null is a value, not an absence
   bool agree = false;                         ///< all keys that are there must be equal
-  std::optional<Expression> when;             ///< false: the line is null
+  std::optional<Expression> when;  ///< false: the line is null, an argument is not written
+  std::string enumeration;         ///< class of the enum whose member a written argument is
   std::vector<Definition> cases;
   Definition definition;
 

@@ -28,7 +28,7 @@ Json read_line(const Line& line, const Json& config, const Record& record) {
   std::optional<Json> found = look_up(config, line.keys);
   if (found && found->is_null() && !line.nullable) found.reset();
   if (!found && definition.kind == Definition::Kind::none) {
-    throw Error(Kind::input, "config.json has none of " + joined(line.keys));
+    throw Error(Kind::input, "none of the keys " + joined(line.keys) + " is there");
   }
   Json value = found ? line.translate(*found) : definition.evaluate(names);
   if (definition.fixed && !same_value(value, definition.literal)) {
@@ -40,6 +40,29 @@ Json read_line(const Line& line, const Json& config, const Record& record) {
                                  shown(record.at("layers")) + " layers");
   }
   return value;
+}
+
+/// " (num_attention_heads = 6, num_key_value_heads = 4)": the keys of a config.json that tell a
+/// line, its own and those of the lines that it reads; "" if none is there.
+std::string told_by(const Line& line, const ModelType& type, const Json& config) {
+  std::set<std::string_view> read = {line.name};
+  const auto read_by = [&](const Line& each) {
+    for (const Expression& expression : each.definition.expressions) {
+      read.insert(expression.names().begin(), expression.names().end());
+    }
+  };
+  read_by(line);
+  std::string text;
+  for (const Line& each : type.lines) {
+    if (!read.contains(each.name)) continue;
+    for (const std::string& key : each.keys) {
+      const Json* const value = find_dotted(config, key);
+      if (value == nullptr || value->is_null()) continue;
+      text += (text.empty() ? " (" : ", ") + key + " = " + shown(*value);
+      break;  // the first that is there tells
+    }
+  }
+  return text.empty() ? text : text + ")";
 }
 
 /// Dotted keys of all values that are no objects.
@@ -62,8 +85,8 @@ void check_required(const Family& family, const Json& config) {
   for (const auto& [key, wanted] : family.required) {
     const Json* const seen = find_dotted(config, key);
     if (seen == nullptr || seen->is_null() || same_value(*seen, wanted)) continue;
-    throw Error(Kind::input, "config.json: " + key + " is " + shown(*seen) + ", only " +
-                                 shown(wanted) + " is supported");
+    throw Error(Kind::input,
+                key + " is " + shown(*seen) + ", only " + shown(wanted) + " is supported");
   }
 }
 
@@ -91,7 +114,7 @@ void check_unknown(const Family& family, const ModelType& type, const Json& conf
     flags += " --ignore-config " + key;
   }
   if (unknown.empty()) return;
-  throw Error(Kind::input, "config.json: family " + family.name + " does not know " + unknown +
+  throw Error(Kind::input, "model_type " + type.name + " does not know " + unknown +
                                "; if they change nothing, give" + flags);
 }
 
@@ -112,7 +135,8 @@ const ModelType& fitting_type(const Family& family, const Record& record) {
 }
 
 /// What the lines and the table's constants say, without what is carried.
-Json write_lines(const ModelType& type, const Record& record) {
+Json write_lines(const Family& family, const ModelType& type, const Record& record,
+                 const Origin& origin) {
   Json config = {{"model_type", type.name}, {"architectures", Json::array({type.architecture})}};
   for (const Line& line : type.lines) {
     const auto found = record.find(line.name);
@@ -120,9 +144,12 @@ Json write_lines(const ModelType& type, const Record& record) {
       throw Error(Kind::input, "hyperparameter " + line.name + " is unknown");
     }
     if (line.keys.empty() || (found->is_null() && !line.nullable)) continue;
-    put_dotted(config, line.keys.front(), with_context("hyperparameter " + line.name, [&] {
-                 return line.translate_back(*found);
-               }));
+    const std::string where = "hyperparameter " + line.name + (origin ? origin(line.name) : "");
+    put_dotted(config, line.keys.front(),
+               with_context(where, [&] { return line.translate_back(*found); }));
+  }
+  for (const auto& [key, name] : family.training) {
+    if (record.contains(name)) config[key] = record.at(name);
   }
   return config;
 }
@@ -178,16 +205,18 @@ std::set<std::string> idle_lines(const Record& record) {
 Record read_config(const Family& family, const Json& config,
                    const std::vector<std::string>& ignore_keys,
                    std::vector<std::string>* ignored_found) {
-  const Json& type_name = with_context(
-      "config.json", [&]() -> const Json& { return required_member(config, "model_type"); });
+  const Json& type_name = required_member(config, "model_type");
   if (!type_name.is_string()) {
-    throw Error(Kind::input, "config.json: model_type is " + shown(type_name) + ", not a string");
+    throw Error(Kind::input, "model_type is " + shown(type_name) + ", not a string");
   }
   const ModelType& type = family.model_type(type_name.get_ref<const std::string&>());
   Record record = Json::object();
   for (const Line& line : type.lines) {
-    with_context("hyperparameter " + line.name,
-                 [&] { record[line.name] = read_line(line, config, record); });
+    try {
+      record[line.name] = read_line(line, config, record);
+    } catch (const Error& error) {
+      throw error.in("hyperparameter " + line.name + told_by(line, type, config));
+    }
   }
   check_required(family, config);
   check_unknown(family, type, config, ignore_keys, ignored_found);
@@ -195,14 +224,14 @@ Record read_config(const Family& family, const Json& config,
 }
 
 Json write_config(const Family& family, const Record& record, std::string_view model_type,
-                  const Json& carried) {
+                  const Json& carried, const Origin& origin) {
   const ModelType& type =
       model_type.empty() ? fitting_type(family, record) : family.model_type(model_type);
   if (type.when && !type.when->holds(Names(record))) {
     throw Error(Kind::input, "model_type " + type.name + " of family " + family.name +
                                  " cannot hold the record: it wants " + type.when->text());
   }
-  Json config = write_lines(type, record);
+  Json config = write_lines(family, type, record, origin);
   lay_under(config, carried, type);
   lay_under(config, family.written, type);
   std::vector<std::string> carried_keys;
@@ -211,8 +240,8 @@ Json write_config(const Family& family, const Record& record, std::string_view m
   for (const std::string& name : differing_lines(record, again)) {
     throw Error(Kind::input, "family " + family.name + " (model_type " + type.name +
                                  ") cannot hold hyperparameter " + name + " = " +
-                                 shown(record.at(name)) + ", its config.json would say " +
-                                 shown(again.at(name)));
+                                 shown(record.at(name)) + (origin ? origin(name) : "") +
+                                 ", its config.json would say " + shown(again.at(name)));
   }
   return config;
 }

@@ -66,7 +66,12 @@ Json completed(const Model& model, Json sizes) {
               {"parallel_residual", false}};
   const families::Line* const scaling = model.line("rope_scaling");
   if (scaling != nullptr && scaling->definition.kind == families::Definition::Kind::none) {
-    all.update({{"rope_scaling", "yarn"}, {"rope_factor", 32.0}, {"rope_positions", 4096}});
+    all.update({{"rope_scaling", "yarn"},
+                {"rope_factor", 32.0},
+                {"rope_positions", 4096},
+                {"yarn_beta_fast", 32.0},
+                {"yarn_beta_slow", 1.0},
+                {"yarn_truncate", false}});
   }
   if (mla) sizes["groups"] = heads;
   all.update(sizes);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -177,8 +178,12 @@ TEST(Arguments, BecomeRecordsOfTheFamiliesThatTheyMayMean) {
         continue;
       }
       // A record without experts is one of qwen3_moe too, but no rule means it.
-      const CompleteRecord made = complete();
+      CompleteRecord made = complete();
       EXPECT_EQ(made.model_type, type);
+      for (const auto& [key, argument] : family.training) {
+        EXPECT_EQ(made.config.value(argument, Json()), json.at("args").value(argument, Json()));
+      }
+      for (const auto& [key, argument] : family.training) made.config.erase(argument);
       expect_members(made.config, wanted, what);
       EXPECT_EQ(differing_lines(read.record, made.model), Strings{}) << what;
     }
@@ -192,8 +197,94 @@ TEST(Arguments, NameTheFamiliesThatCanHoldThem) {
   const MegatronArguments read =
       read_arguments(table(), load("arguments/megatron-qwen3-torch-tp2-pp1.json").at("args"), {});
   EXPECT_EQ(error([&] { complete_record(table(), read, load_family("llama"), "llama"); }),
-            "family llama (model_type llama) cannot hold hyperparameter qk_norm = \"head\", its "
-            "config.json would say \"none\"; --family may be qwen3, opensci");
+            "family llama (model_type llama) cannot hold hyperparameter qk_norm = \"head\" "
+            "(qk_layernorm = true, multi_latent_attention = false), its config.json would say "
+            "\"none\"; --family may be qwen3, opensci");
+}
+
+TEST(Arguments, TellWhichFamilyIsNearestIfNoneFits) {
+  const auto nearest = [](const std::string& argument, const Json& value) {
+    const MegatronArguments read = changed(argument, value);
+    EXPECT_EQ(read.families, Strings{});
+    return nearest_family(table(), read);
+  };
+  EXPECT_EQ(nearest("rotary_percent", 0.5),
+            "no family computes the function that args describe; llama is nearest, but wants "
+            "rotary_fraction == 1.0 where args say rotary_fraction = 0.5 (rotary_percent = 0.5)");
+  EXPECT_EQ(nearest("normalization", "LayerNorm"),
+            "no family computes the function that args describe; llama is nearest, but wants "
+            "norm == 'rms' where args say norm = \"layer\" (normalization = \"LayerNorm\")");
+  const std::string relu = nearest("swiglu", false);
+  EXPECT_NE(relu.find("llama is nearest, but wants gated where args say gated = false (swiglu = "
+                      "false, quick_geglu = false), and activation == 'silu' where args say "
+                      "activation = \"gelu\" ("),
+            std::string::npos)
+      << relu;
+}
+
+TEST(Arguments, OfAWrongTypeAreRefusedByName) {
+  const std::vector<Json> odd = {"text",
+                                 Json::array(),
+                                 Json::array({nullptr}),
+                                 Json::array({"x", -7}),
+                                 Json::object(),
+                                 {{"!", "float"}, {"value", "nan"}},
+                                 {{"!", "int"}, {"value", "123456789012345678901234567890"}},
+                                 {{"!", "object"}, {"class", "C"}, {"args", Json::array()}},
+                                 {{"!", "object"}, {"class", 3}},
+                                 {{"!", "global"}, {"name", 3}},
+                                 -1,
+                                 0,
+                                 1,
+                                 1.5,
+                                 1e308,
+                                 true,
+                                 std::numeric_limits<std::uint64_t>::max(),
+                                 std::numeric_limits<std::int64_t>::min(),
+                                 nullptr};
+  int refused = 0;
+  for (const std::string name : {"llama-gqa-torch-tp2-pp2", "mixtral-moe-torch-tp1-pp1-ep2"}) {
+    const Json json = load("arguments/megatron-" + name + ".json");
+    for (const std::string& argument : table().known) {
+      for (const Json& value : odd) {
+        Json args = json.at("args");
+        args[argument] = value;
+        try {
+          const MegatronArguments read = read_arguments(table(), args, json.at("beside"));
+          for (const char* degree : {"tp", "pp", "vpp", "ep", "etp", "padded_vocab", "world"}) {
+            EXPECT_TRUE(read.degrees.at(degree).is_number_integer()) << argument;
+          }
+        } catch (const Error& e) {
+          EXPECT_EQ(e.kind(), Kind::input) << argument << " = " << value << ": " << e.what();
+          const bool names = std::string(e.what()).find(argument) != std::string::npos;
+          EXPECT_TRUE(names || value.is_number() || value.is_boolean() || value.is_null())
+              << argument << " = " << value << ": " << e.what();
+          ++refused;
+        } catch (const std::exception& e) {
+          ADD_FAILURE() << argument << " = " << value << ": " << e.what();
+        }
+      }
+    }
+  }
+  EXPECT_GT(refused, 2000);
+  EXPECT_EQ(error([] { changed("hidden_size", "x"); }),
+            "args: hidden_size is \"x\", a whole number from 0 to 2^48 is wanted");
+  EXPECT_EQ(error([] { changed("swiglu", 1); }), "args: swiglu is 1, true or false is wanted");
+  EXPECT_EQ(error([] { changed("norm_epsilon", Json::array()); }),
+            "args: norm_epsilon is [], a finite number is wanted");
+}
+
+TEST(Arguments, ThatChangeTheFunctionAreRefusedUnlessNeutral) {
+  for (const char* name :
+       {"softmax_scale", "attention_scale", "scale_embeddings", "embedding_multiplier",
+        "logit_scale", "attn_logit_softcapping", "head_wise_attn_gate", "rotary_base_per_layer"}) {
+    EXPECT_TRUE(error([&] {
+                  changed(name, name == std::string("scale_embeddings") ? Json(true) : Json(0.5));
+                }).starts_with("args: " + std::string(name) + " is "))
+        << name;
+    EXPECT_EQ(changed(name, nullptr).families.front(), "llama");
+  }
+  EXPECT_EQ(changed("scale_embeddings", false).unknown, Strings{});
 }
 
 TEST(Arguments, FillOneFlagForAllBiases) {
@@ -241,17 +332,26 @@ TEST(Arguments, RefuseWhatTheRecordCannotHold) {
             }),
             "args: spec is [\"a\",\"b\"], only null is supported");
   EXPECT_EQ(error([] { changed("encoder_num_layers", 7); }),
-            "args: layers: num_layers, encoder_num_layers disagree: 4 and 7");
+            "args: layers (num_layers = 4, encoder_num_layers = 7): num_layers, encoder_num_layers "
+            "disagree: 4 and 7");
   EXPECT_EQ(error([] { changed("normalization", "other"); }),
-            "args: norm: \"other\" is not supported, only \"LayerNorm\", \"RMSNorm\"");
+            "args: norm (normalization = \"other\"): \"other\" is not supported, only "
+            "\"LayerNorm\", \"RMSNorm\"");
   EXPECT_EQ(error([] { changed("position_embedding_type", "relative"); }),
-            "args: position: args hold a combination that is not supported");
+            "args: position (use_rotary_position_embeddings = false, position_embedding_type = "
+            "\"relative\", add_position_embedding = true): this combination is not supported");
+  EXPECT_EQ(error([] { changed("multi_latent_attention", true); }),
+            "args: qk_norm (qk_layernorm = false, multi_latent_attention = true): this combination "
+            "is not supported");
+  EXPECT_EQ(error([] { changed("fp16", true); }),
+            "args: dtype (bf16 = true, fp16 = true, params_dtype = \"bfloat16\"): this combination "
+            "is not supported");
   EXPECT_EQ(error([] { changed("hidden_size", nullptr); }),
             "args: hidden: args have none of hidden_size");
   EXPECT_EQ(error([] {
               changed("moe_router_score_function", {{"!", "object"}});
-            }).substr(0, 46),
-            "args: router_score: {\"!\":\"object\"} is not supp");
+            }),
+            "args: moe_router_score_function is {\"!\":\"object\"}, a text is wanted");
   EXPECT_EQ(error([] { read_arguments(table(), Json::array(), {}); }), "args is [], not an object");
 }
 
@@ -291,21 +391,65 @@ TEST(Arguments, TellWhatTheCommandLineMustRepeat) {
         write_arguments(table(), record, {{"padded_vocab", 256}}, Json::object(), Json::object());
     return command_line(table(), args);
   };
-  EXPECT_EQ(flags("llama"), Strings{"--norm-epsilon 1e-06"});
-  EXPECT_EQ(flags("gpt2"), Strings{});
-  EXPECT_EQ(flags("qwen3"), (Strings{"--norm-epsilon 1e-06", "--qk-layernorm"}));
+  EXPECT_EQ(flags("llama").flags, (Strings{"--transformer-impl local", "--norm-epsilon 1e-06"}));
+  EXPECT_EQ(flags("gpt2").flags, Strings{"--transformer-impl local"});
+  EXPECT_EQ(flags("qwen3").flags,
+            (Strings{"--transformer-impl local", "--norm-epsilon 1e-06", "--qk-layernorm"}));
   Record exact = load("records/huggingface-gpt2.json").at("record");
   exact["activation"] = "gelu";
   EXPECT_EQ(command_line(table(), write_arguments(table(), exact, {{"padded_vocab", 256}},
-                                                  {{"zero_centred_norms", 1}}, Json::object())),
+                                                  {{"zero_centred_norms", 1}, {"spec", "te"}},
+                                                  Json::object()))
+                .flags,
             (Strings{"--no-bias-gelu-fusion", "--apply-layernorm-1p"}));
-  const Strings oss = flags("gpt_oss");
+  EXPECT_EQ(flags("llama").fields, Strings{});
+  const auto [oss, fields] = flags("gpt_oss");
   for (const std::string wanted :
        {"--activation-func-clamp-value 7.0", "--glu-linear-offset 1.0", "--quick-geglu",
-        "--softmax-type learnable", "--window-size 127,0", "--window-attn-skip-freq '[1,0,1,0]'",
-        "yarn_rotary_scaling_factor=32.0 (in the model's config)"}) {
+        "--softmax-type learnable", "--window-size 127,0", "--window-attn-skip-freq '[1,0,1,0]'"}) {
     EXPECT_NE(std::find(oss.begin(), oss.end(), wanted), oss.end()) << wanted;
   }
+  for (const std::string& flag : oss) EXPECT_TRUE(flag.starts_with("--")) << flag;
+  EXPECT_NE(std::find(fields.begin(), fields.end(), "yarn_rotary_scaling_factor=32.0"),
+            fields.end());
+}
+
+TEST(Arguments, TellTheLayoutOnTheCommandLine) {
+  const Record record = load("records/huggingface-mixtral.json").at("record");
+  const auto flags = [&](Json degrees) {
+    degrees["padded_vocab"] = 256;
+    const Json args = write_arguments(table(), record, degrees, {{"spec", "te"}}, Json::object());
+    return command_line(table(), args).flags;
+  };
+  EXPECT_EQ(flags({{"tp", 1}}), Strings{});
+  EXPECT_EQ(
+      flags({{"tp", 2}, {"pp", 2}, {"first_stage_layers", 1}, {"last_stage_layers", 4}}),
+      (Strings{"--tensor-model-parallel-size 2", "--pipeline-model-parallel-size 2",
+               "--decoder-first-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers 4"}));
+  EXPECT_EQ(flags({{"tp", 4}, {"ep", 2}, {"etp", 1}, {"vocab_multiple", 64}}),
+            (Strings{"--tensor-model-parallel-size 4", "--expert-model-parallel-size 2",
+                     "--expert-tensor-parallel-size 1", "--make-vocab-size-divisible-by 64"}));
+  EXPECT_EQ(flags({{"pp", 2}, {"vpp", 2}}), (Strings{"--pipeline-model-parallel-size 2",
+                                                     "--num-virtual-stages-per-pipeline-rank 2"}));
+  EXPECT_EQ(flags({{"pp", 2}, {"vpp", 2}, {"stage_layout", "Et|t|t|ttL"}}),
+            (Strings{"--pipeline-model-parallel-size 2",
+                     "--pipeline-model-parallel-layout 'Et|t|t|ttL'"}));
+}
+
+TEST(Arguments, HoldWholeFactorsOfLinearRotaryScaling) {
+  Record record = load("records/huggingface-llama.json").at("record");
+  record["rope_scaling"] = "linear";
+  record["rope_factor"] = 2.0;
+  const auto write = [&] {
+    return write_arguments(table(), record, {{"padded_vocab", 256}}, {{"spec", "te"}},
+                           Json::object());
+  };
+  EXPECT_EQ(write().at("rotary_seq_len_interpolation_factor").dump(), "2");
+  EXPECT_EQ(command_line(table(), write()).flags.back(), "--rotary-seq-len-interpolation-factor 2");
+  record["rope_factor"] = 2.5;
+  EXPECT_TRUE(
+      error(write).starts_with("megatron arguments cannot hold hyperparameter rope_factor "
+                               "= 2.5, they would say 2 ("));
 }
 
 }  // namespace

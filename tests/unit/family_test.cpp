@@ -50,8 +50,11 @@ TEST(Family, ListsFamiliesInTheOrderOfTheRules) {
 TEST(Family, IsFoundByModelType) {
   EXPECT_EQ(family_of_model_type("mistral").name, "llama");
   EXPECT_EQ(family_of_config({{"model_type", "gpt2"}}).name, "gpt2");
-  EXPECT_EQ(error([] { family_of_config(Json::object()); }), "lacks \"model_type\"");
-  EXPECT_EQ(error([] { family_of_config({{"model_type", 3}}); }), "model_type is 3, not a string");
+  EXPECT_EQ(error([] { family_of_config(Json::object()); }), "config.json: lacks \"model_type\"");
+  EXPECT_EQ(error([] {
+              family_of_config({{"model_type", 3}});
+            }),
+            "config.json: model_type is 3, not a string");
   EXPECT_TRUE(error([] {
                 family_of_model_type("mamba");
               }).starts_with("no family has model_type mamba; there are deepseek_v3, gpt_oss,"));
@@ -127,6 +130,10 @@ TEST(Family, RefusesTablesThatCannotBe) {
             "small.json: embed.weight: \"optional\" is 1, not true or false");
   EXPECT_EQ(refused("/written", {{"colour", 1}}),
             "small.json: \"written\": colour is neither an unused nor a required key");
+  EXPECT_EQ(refused("/training", {{"colour", "hidden_dropout"}}),
+            "small.json: \"training\": colour is neither an unused nor a required key");
+  EXPECT_EQ(refused("/training", {{"attention_dropout", 1}}),
+            "small.json: \"attention_dropout\" is 1, not a string");
   EXPECT_EQ(error([] { parse_family(3, "small.json"); }), "small.json: an object is wanted, not 3");
 }
 

@@ -146,13 +146,18 @@ TEST(Record, RefusesUnknownKeysAllAtOnce) {
   config["colour"] = "red";
   config["quantization_config"] = {{"bits", 4}, {"group", nullptr}};
   EXPECT_EQ(error([&] { read_config(family, config); }),
-            "config.json: family llama does not know colour = \"red\", quantization_config.bits = "
+            "model_type llama does not know colour = \"red\", quantization_config.bits = "
             "4; if they change nothing, give --ignore-config colour --ignore-config "
             "quantization_config.bits");
   Strings found;
   const Record record = read_config(family, config, {"colour", "quantization_config", "x"}, &found);
   EXPECT_EQ(found, (Strings{"colour", "quantization_config.bits"}));
   EXPECT_EQ(record, read_config(family, config_of("huggingface-llama")));
+  Json mistral = config_of("huggingface-mistral");
+  mistral["attention_bias"] = false;
+  EXPECT_TRUE(error([&] {
+                read_config(family, mistral);
+              }).starts_with("model_type mistral does not know attention_bias = false;"));
 }
 
 TEST(Record, RefusesValuesThatItCannotHold) {
@@ -163,29 +168,33 @@ TEST(Record, RefusesValuesThatItCannotHold) {
     return error([&] { read_config(family, config); });
   };
   EXPECT_EQ(refused("huggingface-llama", "partial_rotary_factor", 0.5),
-            "hyperparameter rotary_fraction: 0.5 is not supported, only 1.0");
+            "hyperparameter rotary_fraction (partial_rotary_factor = 0.5): 0.5 is not supported, "
+            "only 1.0");
   EXPECT_TRUE(refused("huggingface-llama", "hidden_act", "tanh")
-                  .starts_with("hyperparameter activation: \"tanh\" is not supported, only "
-                               "\"silu\", \"swish\","));
+                  .starts_with("hyperparameter activation (hidden_act = \"tanh\"): \"tanh\" is not "
+                               "supported, only \"silu\", \"swish\","));
   EXPECT_EQ(refused("huggingface-llama", "num_key_value_heads", 4),
-            "hyperparameter heads_per_group: expression \"heads / groups\": 6 / 4 is not whole");
+            "hyperparameter heads_per_group (num_attention_heads = 6, num_key_value_heads = 4): "
+            "expression \"heads / groups\": 6 / 4 is not whole");
   EXPECT_EQ(refused("huggingface-llama", "num_key_value_heads", 0),
-            "hyperparameter heads_per_group: expression \"heads / groups\": division by zero");
+            "hyperparameter heads_per_group (num_attention_heads = 6, num_key_value_heads = 0): "
+            "expression \"heads / groups\": division by zero");
   EXPECT_EQ(refused("huggingface-llama", "hidden_size", nullptr),
-            "hyperparameter hidden: config.json has none of hidden_size");
+            "hyperparameter hidden: none of the keys hidden_size is there");
   EXPECT_EQ(refused("huggingface-llama", "num_hidden_layers", 1e30),
             "hyperparameter windowed: layers is 1e+30, a number up to 100000 is wanted");
-  EXPECT_EQ(refused("huggingface-gemma2", "layer_types", {"full_attention"}),
-            "hyperparameter windowed: [false] is no list of one value for each of 5 layers");
+  EXPECT_EQ(
+      refused("huggingface-gemma2", "layer_types", {"full_attention"}),
+      "hyperparameter windowed (layer_types = [\"full_attention\"]): [false] is no list of one "
+      "value for each of 5 layers");
   EXPECT_EQ(refused("huggingface-deepseek_v3", "topk_method", "greedy"),
-            "config.json: topk_method is \"greedy\", only \"noaux_tc\" is supported");
+            "topk_method is \"greedy\", only \"noaux_tc\" is supported");
   const Family llama = load_family("llama");
-  EXPECT_EQ(error([&] { read_config(llama, Json::object()); }),
-            "config.json: lacks \"model_type\"");
+  EXPECT_EQ(error([&] { read_config(llama, Json::object()); }), "lacks \"model_type\"");
   EXPECT_EQ(error([&] {
               read_config(llama, {{"model_type", 1}});
             }),
-            "config.json: model_type is 1, not a string");
+            "model_type is 1, not a string");
   EXPECT_EQ(error([&] {
               read_config(llama, {{"model_type", "gpt2"}});
             }),
@@ -219,11 +228,27 @@ TEST(Record, CarriesKeysThatItDoesNotRead) {
   EXPECT_EQ(config.at("auto_map").at("AutoConfig"), "configuration_opensci.OpensciConfig");
 }
 
+TEST(Record, MayHoldTrainingHyperparameters) {
+  const Family family = load_family("gpt2");
+  Record record = read_config(family, config_of("huggingface-gpt2"));
+  EXPECT_FALSE(write_config(family, record).contains("attn_pdrop"));
+  record["attention_dropout"] = 0.25;
+  record["hidden_dropout"] = 0.0;
+  const Json config = write_config(family, record);
+  EXPECT_EQ(config.at("attn_pdrop"), 0.25);
+  EXPECT_EQ(config.at("resid_pdrop"), 0.0);
+  EXPECT_EQ(config.at("embd_pdrop"), 0.0);
+}
+
 TEST(Record, IsNotWrittenWhereTheFamilyCannotHoldIt) {
   const Record qwen = read_config(load_family("qwen3"), config_of("huggingface-qwen3"));
   EXPECT_EQ(error([&] { write_config(load_family("llama"), qwen); }),
             "family llama (model_type llama) cannot hold hyperparameter qk_norm = \"head\", its "
             "config.json would say \"none\"");
+  const Origin origin = [](const std::string& name) { return " (from " + name + ")"; };
+  EXPECT_EQ(error([&] { write_config(load_family("llama"), qwen, "", Json::object(), origin); }),
+            "family llama (model_type llama) cannot hold hyperparameter qk_norm = \"head\" (from "
+            "qk_norm), its config.json would say \"none\"");
   Record record = qwen;
   record["activation"] = "sine";
   EXPECT_TRUE(error([&] {

@@ -36,21 +36,31 @@ std::uint64_t padded(std::uint64_t vocab, std::uint64_t multiple, std::uint64_t 
   return checked_product((vocab + step - 1) / step, step);
 }
 
-/// What args say of the stages: first and last where only these differ, else a layout string.
-void describe_stages(const Parallelism& p, Json& degrees) {
+/// What args say of the stages: first and last where only these differ and have layers, as
+/// Megatron wants, else a layout string.
+void describe_stages(const Parallelism& p, bool legacy, Json& degrees) {
   const std::vector<std::uint64_t> stages = p.layers_of_stages();
   degrees["first_stage_layers"] = nullptr;
   degrees["last_stage_layers"] = nullptr;
   degrees["stage_layout"] = nullptr;
   degrees["embedding_in_split"] = false;
   degrees["loss_in_split"] = false;
-  const bool even = std::all_of(stages.begin(), stages.end(),
-                                [&](std::uint64_t n) { return n == stages.front(); });
-  if (even) return;
-  const bool middle_even =
-      stages.size() < 3 || std::all_of(stages.begin() + 1, stages.end() - 1,
-                                       [&](std::uint64_t n) { return n == stages[1]; });
-  if (middle_even) {
+  bool regular = true;  // every chunk of a stage is of the same size
+  for (std::size_t c = 0; c < p.chunks.size(); ++c) {
+    regular = regular && p.chunks[c].count * p.vpp == stages[c % p.pp];
+  }
+  const auto all_are = [&](std::size_t first, std::size_t last, std::uint64_t wanted) {
+    return std::all_of(&stages[first], &stages[0] + last, [&](auto n) { return n == wanted; });
+  };
+  if (regular && all_are(0, stages.size(), stages.front())) return;
+  if (legacy) {
+    std::string sizes;
+    for (const std::uint64_t n : stages) sizes += (sizes.empty() ? "" : ",") + std::to_string(n);
+    throw Error(Kind::input, "stages of " + sizes +
+                                 " layers: Megatron's legacy models have stages of one size only");
+  }
+  const bool none_empty = std::find(stages.begin(), stages.end(), 0) == stages.end();
+  if (regular && none_empty && all_are(1, stages.size() - 1, stages[1])) {
     degrees["first_stage_layers"] = stages.front();
     degrees["last_stage_layers"] = stages.back();
     return;
@@ -62,7 +72,16 @@ void describe_stages(const Parallelism& p, Json& degrees) {
   degrees["stage_layout"] = layout + "L";
 }
 
-Json degrees_of(const Parallelism& p, std::uint64_t padded_vocab, std::uint64_t multiple) {
+/// Megatron's own kind of tokenizer learns its size from args, which must mean the rows that are
+/// written (tables/arguments/megatron.json, "vocab").
+void fit_null_tokenizer(std::uint64_t vocab, Json& args) {
+  const Json size = args.value("vocab_size", Json());
+  if (args.value("tokenizer_type", Json()) != "NullTokenizer" || !size.is_number_integer()) return;
+  if (size != vocab && size != vocab - 1) args["vocab_size"] = vocab - 1;
+}
+
+Json degrees_of(const Parallelism& p, std::uint64_t padded_vocab, std::uint64_t multiple,
+                bool legacy) {
   const std::uint64_t ranks = ranks_of_stage(p);
   Json degrees = {{"tp", p.tp},
                   {"pp", p.pp},
@@ -75,8 +94,31 @@ Json degrees_of(const Parallelism& p, std::uint64_t padded_vocab, std::uint64_t 
                   {"padded_vocab", padded_vocab},
                   {"vocab_multiple", multiple},
                   {"distributed_optimizer", false}};
-  describe_stages(p, degrees);
+  describe_stages(p, legacy, degrees);
   return degrees;
+}
+
+/// The lowest global rank that holds the parts of a file, in Megatron's order of ranks
+/// (megatron.md section 1.3).
+std::uint64_t global_rank(const Parallelism& p, const FileRank& file) {
+  std::uint64_t inner = file.tp;
+  while (inner % p.etp != file.etp || inner / p.etp % p.ep != file.ep) inner += p.tp;
+  return file.pp * ranks_of_stage(p) + inner;
+}
+
+/// What the run must be told beside `--use-checkpoint-args`.
+void add_notes(const families::CommandLine& line, bool release, Target& target) {
+  std::string flags, fields;
+  for (const std::string& flag : line.flags) flags += " " + flag;
+  if (!release) flags += " --no-load-optim --no-load-rng";
+  for (const std::string& field : line.fields) fields += " " + field;
+  if (!flags.empty()) {
+    target.notes.push_back("Megatron does not read these from a checkpoint; the run needs" + flags);
+  }
+  if (!fields.empty()) {
+    target.notes.push_back(
+        "Megatron has no flags for these fields of the model's config; the run must set" + fields);
+  }
 }
 
 /// Whether a tensor is the weight of a parallel linear layer: these ask for `_extra_state` beside
@@ -142,6 +184,7 @@ Json target_choices(const Source& source, const TargetOptions& options, bool leg
   choices.update(source.choices);
   if (options.transformer_impl == "local") choices["spec"] = "local";
   if (options.transformer_impl == "transformer_engine") choices["spec"] = "te";
+  if (legacy) choices["spec"] = "local";  // whose names the legacy ones are
   choices["legacy_names"] = legacy;
   return choices;
 }
@@ -179,9 +222,10 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
 
   Json args;
   problems.collect([&] {
-    const Json carried = source.args.is_object() ? source.args : Json::object();
-    args = families::write_arguments(table, record, degrees_of(p, padded_vocab, multiple), choices,
-                                     carried);
+    Json carried = source.args.is_object() ? source.args : Json::object();
+    fit_null_tokenizer(record.at("vocab").get<std::uint64_t>(), carried);
+    args = families::write_arguments(table, record, degrees_of(p, padded_vocab, multiple, legacy),
+                                     choices, carried);
   });
   const std::uint64_t iteration = options.iteration.value_or(iteration_of(source));
   const bool release = options.for_release || iteration == 0;
@@ -191,6 +235,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
 
   TableUse use{std::vector<bool>(source.model.tensors().size(), false), {}};
   const std::uint64_t world = p.pp * ranks_of_stage(p);
+  const std::size_t before = problems.texts().size();
   for (const FileRank& rank : file_grid(p, world)) {
     problems.collect([&] {
       FileDescription file;
@@ -201,32 +246,27 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
       for (StoredTensor& tensor : file.tensors) {
         tensor.dtype = target_dtype(tensor, source, options.dtype);
       }
+      if (args.is_object()) args["rank"] = global_rank(p, rank);
       file.value = tree_of(file.tensors, rows.table, args, release ? 0 : iteration, p.vpp);
       target.files.push_back(std::move(file));
     });
   }
   if (const std::string text = use.warning(); !text.empty()) target.warnings.push_back(text);
-  for (const std::string& role : uncovered_roles(source.model, use.covered)) {
-    problems.add(role + ": Megatron's format has no tensor for it");
+  if (problems.texts().size() == before) {  // a file without description leaves roles uncovered
+    for (const std::string& role : uncovered_roles(source.model, use.covered)) {
+      problems.add(role + ": Megatron's format has no tensor for it");
+    }
   }
+  const std::string folder = std::string(hf_config_folder) + "/";
   if (source.config.is_object()) {
-    const std::string folder = std::string(hf_config_folder) + "/";
     target.files.push_back(
         plain_file(folder + "config.json",
                    config_with_dtype(source.config, record.at("dtype")).dump(2) + "\n"));
-    for (FileDescription& file : companion_files(source.companions, folder)) {
-      target.files.push_back(std::move(file));
-    }
   }
-  if (args.is_object()) {
-    const std::vector<std::string> flags = families::command_line(table, args);
-    std::string line;
-    for (const std::string& flag : flags) line += " " + flag;
-    if (!line.empty()) {
-      target.notes.push_back("Megatron does not read these from a checkpoint; the run needs" +
-                             line);
-    }
+  for (FileDescription& file : companion_files(source.companions, folder)) {
+    target.files.push_back(std::move(file));
   }
+  if (args.is_object()) add_notes(families::command_line(table, args), release, target);
   return target;
 }
 
