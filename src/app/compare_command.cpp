@@ -89,6 +89,7 @@ Command add_compare(CLI::App& app) {
     command->add_option("--family" + letter, side->family, "architecture (default: found out)")
         ->group("Sources");
     command->add_option("--vocab-size" + letter, side->vocab_size, "true vocabulary")
+        ->check(whole(1, std::uint64_t{1} << 40))
         ->group("Sources");
   }
   add_output_options(*command, options->output);

@@ -4,7 +4,6 @@
 #include "app/report.hpp"
 #include "app/shared_options.hpp"
 #include "app/stop.hpp"
-#include "formats/container/safetensors.hpp"
 #include "mpi/convert.hpp"
 
 namespace reshard::app {
@@ -20,9 +19,7 @@ struct Options {
 int run(Options options, const mpi::Comm& comm) {
   settle(options.words, options.convert.target);
   options.convert.verify = !options.no_verify;
-  if (!options.words.memory.empty()) {
-    options.convert.memory = formats::parse_size(options.words.memory);
-  }
+  options.convert.memory = memory_of(options.words);
   Report report(options.output, comm.rank() == 0);
   options.convert.progress = [&](std::uint64_t done, std::uint64_t all) {
     report.progress(done, all);

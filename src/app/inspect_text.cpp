@@ -8,19 +8,12 @@
 #include "app/report.hpp"
 #include "app/text.hpp"
 #include "families/family.hpp"
+#include "formats/dialect/rows.hpp"
 
 namespace reshard::app {
 namespace {
 
 using formats::Source;
-
-std::uint64_t parameters_of(const Source& source) {
-  std::uint64_t count = 0;
-  for (const CanonicalTensor& tensor : source.model.tensors()) {
-    if (tensor.role.find(".padding.") == std::string::npos) count += elements(tensor.shape);
-  }
-  return count;
-}
 
 /// Stored tensors of each dtype.
 std::map<std::string, std::uint64_t> dtypes_of(const mpi::InspectReport& report) {
@@ -161,6 +154,28 @@ Json stored_json(const mpi::InspectReport& report) {
   return stored;
 }
 
+/// The role or stored name that a word of the user's means: itself, or the only one that ends so.
+std::string full_name(const Source& source, const std::string& wanted) {
+  std::set<std::string> names, ends;
+  for (const SourcePiece& piece : source.pieces) {
+    names.insert(piece.name);
+    names.insert(source.model[piece.placement.tensor].role);
+  }
+  if (names.count(wanted) != 0) return wanted;
+  for (const std::string& name : names) {
+    if (name.ends_with("." + wanted)) ends.insert(name);
+  }
+  if (ends.size() == 1) return *ends.begin();
+  std::string text;
+  for (const std::string& name : nearest(wanted, ends.empty() ? names : ends)) {
+    text += (text.empty() ? "" : ", ") + name;
+  }
+  throw Error(Kind::usage, "--tensor " + wanted + ": " +
+                               (ends.empty() ? "no role and no stored tensor of that name in "
+                                             : std::to_string(ends.size()) + " names end so in ") +
+                               source.found.unit + "; near it are " + text);
+}
+
 Json dims_json(const Dims& dims) {
   return std::vector<std::uint64_t>(dims.begin(), dims.end());
 }
@@ -205,13 +220,14 @@ void add_leaves(const Json& value, const std::string& name, std::vector<std::str
 std::string checkpoint_text(const mpi::InspectReport& report) {
   const Source& s = *report.source;
   std::string text = lines_of("problem: ", report.problems) + lines_of("warning: ", s.warnings) +
+                     lines_of("note: ", s.notes) +
                      lines_of("not carried by a conversion: ", s.dropped);
   text += s.found.unit + "\n";
   text += "format       " + s.found.dialect + ", " + std::to_string(report.indices.size()) +
           (report.indices.size() == 1 ? " file\n" : " files\n");
   text += "family       " + s.model_type + "\n";
   text += "parallelism  " + layout_text(s.parallelism) + "\n" + stage_table(s.parallelism);
-  text += "parameters   " + grouped(parameters_of(s)) + "\n";
+  text += "parameters   " + grouped(formats::parameter_count(s.model)) + "\n";
   text += "dtypes      ";
   for (const auto& [dtype, count] : dtypes_of(report)) {
     text += " " + dtype + " (" + grouped(count) + " tensors)";
@@ -242,12 +258,13 @@ Json checkpoint_json(const mpi::InspectReport& report) {
           {"family", s.model_type},
           {"unit", s.found.unit},
           {"parallelism", layout_json(s.parallelism)},
-          {"parameters", parameters_of(s)},
+          {"parameters", formats::parameter_count(s.model)},
           {"dtypes", dtypes_of(report)},
           {"training", s.training},
           {"vocabulary", {{"true", true_vocabulary(s)}, {"padded", padded_vocabulary(s)}}},
           {"hyperparameters", s.record},
           {"warnings", s.warnings},
+          {"notes", s.notes},
           {"dropped", s.dropped},
           {"problems", report.problems},
           {"roles", roles},
@@ -255,10 +272,11 @@ Json checkpoint_json(const mpi::InspectReport& report) {
 }
 
 Json placements_json(const Source& source, const std::string& wanted) {
+  const std::string name = full_name(source, wanted);
   Json found = Json::array();
   for (const SourcePiece& piece : source.pieces) {
     const CanonicalTensor& tensor = source.model[piece.placement.tensor];
-    if (tensor.role != wanted && piece.name != wanted) continue;
+    if (tensor.role != name && piece.name != name) continue;
     const Placement& p = piece.placement;
     found.push_back({{"role", tensor.role},
                      {"factors", tensor.factors},
@@ -266,15 +284,12 @@ Json placements_json(const Source& source, const std::string& wanted) {
                      {"extent", dims_json(p.box.extent)},
                      {"file", source.files[piece.file].path},
                      {"name", piece.name},
-                     {"dtype", name(piece.dtype)},
+                     {"dtype", reshard::name(piece.dtype)},
                      {"byte", piece.base + p.offset * bytes(piece.dtype)},
                      {"strides", dims_json(p.stride)},
                      {"replica", piece.replica_of != SourcePiece::no_replica}});
   }
-  if (!found.empty()) return found;
-  throw Error(
-      Kind::usage,
-      "--tensor " + wanted + ": no role and no stored tensor of that name in " + source.found.unit);
+  return found;
 }
 
 std::string placements_text(const Json& placements) {

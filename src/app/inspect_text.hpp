@@ -12,8 +12,8 @@ namespace reshard::app {
 std::string checkpoint_text(const mpi::InspectReport& report);
 Json checkpoint_json(const mpi::InspectReport& report);
 
-/// Where a canonical tensor (role) or a stored one (name) lies in the files; Error(usage) when
-/// there is neither.
+/// Where a canonical tensor (role) or a stored one (name, or the end of one) lies in the files;
+/// Error(usage) names near ones when there is none or the end is that of several.
 Json placements_json(const formats::Source& source, const std::string& name);
 std::string placements_text(const Json& placements);
 

@@ -7,7 +7,6 @@
 #include "app/report.hpp"
 #include "app/shared_options.hpp"
 #include "app/text.hpp"
-#include "formats/container/safetensors.hpp"
 #include "mpi/plan_conversion.hpp"
 
 namespace reshard::app {
@@ -116,8 +115,7 @@ std::string text_of(const mpi::PlanReport& r, std::uint64_t per_node) {
 
 int run(Options options, const mpi::Comm& comm) {
   settle(options.words, options.target);
-  const std::uint64_t memory =
-      options.words.memory.empty() ? 0 : formats::parse_size(options.words.memory);
+  const std::uint64_t memory = memory_of(options.words);
   const auto ranks = static_cast<std::uint64_t>(options.ranks == 0 ? comm.size() : options.ranks);
   const std::uint64_t per_node = options.ranks_per_node == 0 ? ranks : options.ranks_per_node;
   const mpi::PlanReport report = mpi::plan_conversion(
@@ -137,7 +135,7 @@ Command add_plan(CLI::App& app) {
   command->add_option("DST", options->target.path, "folder that would be written")->required();
   add_target_options(*command, options->target, options->words);
   command->add_option("--ranks", options->ranks, "plan for a job of so many ranks")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(1, 1 << 16))
       ->group("Run");
   command
       ->add_option("--ranks-per-node", options->ranks_per_node,

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
 
 #include "app/text.hpp"
@@ -13,6 +15,17 @@ namespace {
 
 std::uint64_t total(const std::vector<std::uint64_t>& values) {
   return std::accumulate(values.begin(), values.end(), std::uint64_t{0});
+}
+
+/// Writes all of a text to stdout, or says by errno why not.
+bool print(const std::string& text) {
+  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+         std::fflush(stdout) == 0;
+}
+
+/// JSON text; names of files need not be UTF-8.
+std::string dumped(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 Json json_of(const mpi::ConvertReport& r) {
@@ -124,17 +137,13 @@ void Report::converted(const mpi::ConvertReport& report) {
 
 void Report::output(const std::string& text, const Json& json) {
   if (!speaks_) return;
-  const std::string all = options_.json ? json.dump(2) + "\n" : text;
-  std::fwrite(all.data(), 1, all.size(), stdout);
+  if (print(options_.json ? dumped(json) : text)) return;
+  throw Error(Kind::io, std::string("standard output: ") + std::strerror(errno));
 }
 
 void report_failure(const Error& error, bool json) {
-  if (json) {
-    const Json object = {{"code", static_cast<int>(error.kind())}, {"message", error.what()}};
-    std::printf("%s\n", object.dump(2).c_str());
-  } else {
-    std::fprintf(stderr, "reshard: %s\n", error.what());
-  }
+  const Json object = {{"code", static_cast<int>(error.kind())}, {"message", error.what()}};
+  if (!json || !print(dumped(object))) std::fprintf(stderr, "reshard: %s\n", error.what());
 }
 
 std::string human_bytes(std::uint64_t bytes) {

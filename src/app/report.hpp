@@ -25,7 +25,8 @@ class Report {
   /// An operation that takes very long; any rank may say so.
   void stalled(const std::string& text);
   void converted(const mpi::ConvertReport& report);
-  /// Prints text, or with --json the object, as a command's output.
+  /// Prints text, or with --json the object, as a command's output; Error(io) when stdout takes it
+  /// not.
   void output(const std::string& text, const Json& json);
 
  private:
@@ -37,7 +38,7 @@ class Report {
   std::chrono::steady_clock::time_point begin_, last_;
 };
 
-/// Tells of a failure on stderr; with --json as one object on stdout.
+/// Tells of a failure on stderr; with --json as one object {code, message} on stdout.
 void report_failure(const Error& error, bool json);
 
 /// "12.5 GiB"

@@ -83,6 +83,7 @@ void add_sizes(CLI::App& command, Options& options) {
               options.sample.model.hyperparameters[key] = value;
             },
             help)
+        ->check(whole(1, std::uint64_t{1} << 40))
         ->group("Model");
   }
 }

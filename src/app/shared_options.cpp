@@ -39,7 +39,54 @@ std::vector<std::uint64_t> numbers_of(const std::string& text, const char* optio
   return numbers;
 }
 
+/// Options that only some targets can follow; the others would leave them without effect.
+void check_effect(const OptionWords& words, const formats::TargetOptions& o) {
+  const bool huggingface = o.to.starts_with("hf");
+  const std::pair<const char*, bool> layout[] = {
+      {"--tp", o.tp.has_value()},
+      {"--pp", o.pp.has_value()},
+      {"--vpp", o.vpp.has_value()},
+      {"--ep", o.ep.has_value()},
+      {"--etp", o.etp.has_value()},
+      {"--stage-layers", !words.stage_layers.empty()},
+      {"--vocab-multiple", o.vocab_multiple.has_value()},
+      {"--vocab-fill", !words.vocab_fill.empty()},
+      {"--transformer-impl", !o.transformer_impl.empty()},
+      {"--megatron-names", !o.megatron_names.empty()},
+      {"--iteration", o.iteration.has_value()},
+      {"--for-release", o.for_release}};
+  for (const auto& [name, given] : layout) {
+    if (huggingface && given) {
+      throw Error(Kind::usage, std::string(name) + ": --to " + o.to +
+                                   " writes a folder without layout, padding or iterations");
+    }
+  }
+  if (!huggingface && !words.max_shard_size.empty()) {
+    throw Error(Kind::usage, "--max-shard-size: --to " + o.to + " writes one file for each rank");
+  }
+}
+
+constexpr std::uint64_t most_degree = 65536;
+constexpr std::uint64_t most_count = std::uint64_t{1} << 40;
+
+std::uint64_t size_of(const char* option, const std::string& text) {
+  return with_context(option, [&] { return formats::parse_size(text); });
+}
+
 }  // namespace
+
+CLI::Validator whole(std::uint64_t least, std::uint64_t most) {
+  return {
+      [least, most](std::string& word) -> std::string {
+        std::uint64_t number = 0;
+        const char* end = word.data() + word.size();
+        const auto [at, error] = std::from_chars(word.data(), end, number);
+        const bool fits = error == std::errc() && at == end && number >= least && number <= most;
+        return fits ? ""
+                    : word + ": wanted " + std::to_string(least) + " to " + std::to_string(most);
+      },
+      ""};
+}
 
 void add_source_options(CLI::App& command, formats::SourceOptions& options) {
   command.add_option("SRC", options.path, "checkpoint to read: its folder, or one iteration of it")
@@ -49,6 +96,7 @@ void add_source_options(CLI::App& command, formats::SourceOptions& options) {
       ->group("Source");
   command
       .add_option("--from-iteration", options.iteration, "iteration to read (default: the latest)")
+      ->check(whole(0, most_count))
       ->group("Source");
   command
       .add_option("--family", options.family,
@@ -68,6 +116,7 @@ void add_source_options(CLI::App& command, formats::SourceOptions& options) {
   command
       .add_option("--vocab-size", options.vocab_size,
                   "true vocabulary, where the source does not tell it")
+      ->check(whole(1, most_count))
       ->group("Source");
   command
       .add_option("--tokenizer", options.tokenizer,
@@ -80,24 +129,36 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
       ->required()
       ->check(CLI::IsMember(dialect_names()))
       ->group("Target");
-  command.add_option("--tp", options.tp, "tensor parallel degree")->group("Target");
-  command.add_option("--pp", options.pp, "pipeline stages")->group("Target");
-  command.add_option("--vpp", options.vpp, "virtual chunks of a pipeline stage")->group("Target");
-  command.add_option("--ep", options.ep, "expert parallel degree")->group("Target");
-  command.add_option("--etp", options.etp, "expert tensor parallel degree (default: --tp)")
+  const auto add_degree = [&](const char* name, std::optional<std::uint64_t>& degree,
+                              const char* help) {
+    command.add_option(name, degree, help)->check(whole(1, most_degree))->group("Target");
+  };
+  add_degree("--tp", options.tp, "tensor parallel degree (default: 1, whatever the source's)");
+  add_degree("--pp", options.pp, "pipeline stages (default: those of --stage-layers, else 1)");
+  add_degree("--vpp", options.vpp, "virtual chunks of a pipeline stage (default: 1)");
+  add_degree("--ep", options.ep, "expert parallel degree (default: 1)");
+  add_degree("--etp", options.etp, "expert tensor parallel degree (default: --tp)");
+  command
+      .add_option("--stage-layers", words.stage_layers,
+                  "layers of each stage: 4,6,6 (default: the source's at its --pp, else equal)")
       ->group("Target");
-  command.add_option("--stage-layers", words.stage_layers, "layers of each stage: 4,6,6")
+  command.add_option("--dtype", words.dtype, "keep, bf16, fp16 or fp32 (default: keep)")
       ->group("Target");
-  command.add_option("--dtype", words.dtype, "keep, bf16, fp16 or fp32")->group("Target");
   command
       .add_option(
           "--vocab-multiple", options.vocab_multiple,
           "vocabulary is padded to a multiple of this times tp (default: the source's, 128)")
+      ->check(whole(1, most_count))
       ->group("Target");
-  command.add_option("--vocab-fill", words.vocab_fill, "padding rows that only the target has")
+  command
+      .add_option(
+          "--vocab-fill", words.vocab_fill,
+          "padding rows that only the target has: zero or a copy of the last (default: zero)")
       ->check(CLI::IsMember({"zero", "last"}))
       ->group("Target");
-  command.add_option("--max-shard-size", words.max_shard_size, "largest Hugging Face file: 5GB")
+  command
+      .add_option("--max-shard-size", words.max_shard_size,
+                  "largest Hugging Face file (default: 5GB)")
       ->group("Target");
   command
       .add_option("--transformer-impl", options.transformer_impl,
@@ -109,6 +170,7 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
       ->group("Target");
   command
       .add_option("--iteration", options.iteration, "iteration to write (default: the source's)")
+      ->check(whole(0, most_count))
       ->group("Target");
   command
       .add_flag("--for-release", options.for_release, "write a release: iteration counters reset")
@@ -121,23 +183,19 @@ void settle(const OptionWords& words, formats::TargetOptions& options) {
   options.dtype = dtype_of_word(words.dtype);
   options.vocab_fill =
       words.vocab_fill == "last" ? formats::VocabFill::last : formats::VocabFill::zero;
-  options.max_shard_bytes = formats::parse_size(words.max_shard_size);
+  if (!words.max_shard_size.empty()) {
+    options.max_shard_bytes = size_of("--max-shard-size", words.max_shard_size);
+  }
   options.stage_layers = numbers_of(words.stage_layers, "--stage-layers");
   if (words.optimizer != "drop") {
     throw Error(Kind::usage, "--optimizer " + words.optimizer +
                                  ": this version converts model weights only; wanted drop");
   }
-  const std::pair<const char*, std::optional<std::uint64_t>> degrees[] = {{"--tp", options.tp},
-                                                                          {"--pp", options.pp},
-                                                                          {"--vpp", options.vpp},
-                                                                          {"--ep", options.ep},
-                                                                          {"--etp", options.etp}};
-  for (const auto& [name, degree] : degrees) {
-    if (degree && (*degree == 0 || *degree > 65536)) {
-      throw Error(Kind::usage,
-                  std::string(name) + " " + std::to_string(*degree) + ": wanted 1 to 65536");
-    }
-  }
+  check_effect(words, options);
+}
+
+std::uint64_t memory_of(const OptionWords& words) {
+  return words.memory.empty() ? 0 : size_of("--memory", words.memory);
 }
 
 }  // namespace reshard::app

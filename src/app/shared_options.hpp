@@ -10,7 +10,7 @@ namespace reshard::app {
 
 /// Words on the command line that are not yet values: sizes, dtypes, choices.
 struct OptionWords {
-  std::string dtype = "keep", vocab_fill = "zero", max_shard_size = "5GB", memory;
+  std::string dtype = "keep", vocab_fill, max_shard_size, memory;
   std::string optimizer = "drop", replicas = "equal";
   std::string stage_layers;
 };
@@ -19,7 +19,12 @@ struct OptionWords {
 void add_source_options(CLI::App& command, formats::SourceOptions& options);
 /// Options that describe a target.
 void add_target_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words);
-/// Turns words into values; Error(usage) names the option.
+/// Turns words into values; Error(usage) names the option, also one that the target's format has no
+/// use for.
 void settle(const OptionWords& words, formats::TargetOptions& options);
+/// Bytes of --memory, 0 when it is not given.
+std::uint64_t memory_of(const OptionWords& words);
+/// What a whole number on the command line may be.
+CLI::Validator whole(std::uint64_t least, std::uint64_t most);
 
 }  // namespace reshard::app

@@ -1,8 +1,28 @@
 #include "app/text.hpp"
 
+#include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 namespace reshard::app {
+namespace {
+
+/// Levenshtein's distance.
+std::size_t edits(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (const char c : a) {
+    std::size_t diagonal = row[0]++;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t change = diagonal + (b[j - 1] == c ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
 
 std::string fixed(double value, int digits) {
   char text[64];
@@ -50,6 +70,21 @@ std::string lines_of(const char* what, const std::vector<std::string>& texts) {
   std::string all;
   for (const std::string& text : texts) all += std::string(what) + text + "\n";
   return all;
+}
+
+std::vector<std::string> nearest(const std::string& wanted, const std::set<std::string>& names) {
+  constexpr std::size_t few = 3;
+  std::vector<std::pair<std::size_t, std::string>> known;
+  for (const std::string& name : names) {
+    const std::size_t distance = edits(wanted, name);
+    if (known.size() == few && distance >= known.back().first) continue;
+    known.emplace_back(distance, name);
+    std::sort(known.begin(), known.end());
+    if (known.size() > few) known.pop_back();
+  }
+  std::vector<std::string> found;
+  for (auto& [distance, name] : known) found.push_back(std::move(name));
+  return found;
 }
 
 }  // namespace reshard::app

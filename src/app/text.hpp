@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ std::string layout_text(const formats::Parallelism& parallelism);
 Json layout_json(const formats::Parallelism& parallelism);
 /// Text in a column of `width`.
 std::string padded(std::string text, std::size_t width);
+/// The names that differ from a word in the fewest characters, three at most, nearest first.
+std::vector<std::string> nearest(const std::string& wanted, const std::set<std::string>& names);
 /// Lines, each with `what` in front.
 std::string lines_of(const char* what, const std::vector<std::string>& texts);
 

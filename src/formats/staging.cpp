@@ -9,6 +9,7 @@
 #include <span>
 
 #include "core/error.hpp"
+#include "formats/dialect/dialect.hpp"
 #include "formats/file.hpp"
 
 namespace reshard::formats {
@@ -53,6 +54,16 @@ Staging plan_staging(const std::string& target_path, const Target& target,
       throw Error(Kind::usage,
                   unit.string() + ": source " + source.string() + " and target lie in one another");
     }
+  }
+  for (const fs::path& path : {root, unit}) {
+    if (fs::exists(path) && !fs::is_directory(path)) {
+      throw Error(Kind::usage, path.string() + ": is a file, wanted a folder or a new name");
+    }
+  }
+  if (unit != root && fs::exists(root) && holds_checkpoint(root.string())) {
+    throw Error(Kind::usage, root.string() + ": holds a checkpoint of its own, " +
+                                 unit.filename().string() + " cannot lie in it: name another " +
+                                 "folder");
   }
   if (fs::exists(unit) && !is_empty_folder(unit) && !overwrite) {
     throw Error(Kind::usage, unit.string() + ": exists and is not empty; --overwrite replaces it");

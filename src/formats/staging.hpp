@@ -18,7 +18,8 @@ struct Staging {
 };
 
 /// Checks that the unit may be written and names its staging. Error(usage) when it exists and is
-/// not empty without `overwrite`, or when source (if it is not "") and unit lie in one another.
+/// not empty without `overwrite`, when it is a file, when the root above it is a checkpoint of its
+/// own, or when source (if it is not "") and unit lie in one another.
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_unit, bool overwrite);
 /// Makes the staging folder; Error(io) also when the file system has less free space than `bytes`.

@@ -1,5 +1,6 @@
 #include "mpi/prepare.hpp"
 
+#include "formats/dialect/rows.hpp"
 #include "mpi/open_source.hpp"
 #include "mpi/staged_target.hpp"
 
@@ -35,9 +36,7 @@ ConversionFacts facts_of(const Prepared& p, const Wish& wish) {
   facts.source_parallelism = p.source.parallelism;
   facts.target_parallelism = p.target.parallelism;
   facts.tensors = p.source.model.tensors().size();
-  for (const CanonicalTensor& tensor : p.source.model.tensors()) {
-    facts.parameters += elements(tensor.shape);
-  }
+  facts.parameters = formats::parameter_count(p.source.model);
   for (const TargetFile& file : p.geometry.targets) facts.target_bytes += file.bytes;
   facts.tile_bytes = p.geometry.tile_bytes;
   facts.warnings = p.source.warnings;

@@ -37,6 +37,9 @@ def check_help(reshard, checks):
             assert text.count(f"reshard {command} ") >= 2, "two examples are wanted"
             assert max(map(len, text.splitlines())) <= 200, "a line is too long"
             assert "Output" in text, "options are grouped"
+            if command in ("convert", "plan"):
+                for flag in ("--tp", "--pp", "--vpp", "--ep", "--etp", "--stage-layers", "--dtype", "--vocab-fill", "--max-shard-size"):
+                    assert "default" in text.split(f"\n  {flag} ")[1].split("\n  --")[0], f"{flag}: no default told"
 
 
 def check_inspect_huggingface(case, reshard):
@@ -105,6 +108,70 @@ def check_placements(case, reshard):
     fails(reshard, 2, "inspect", layout, "--tensor", "no.such.tensor")
 
 
+def check_tensor_names(case, reshard):
+    """The end of a stored name is enough; a name that is none brings near ones."""
+    layout, end = case / "torch-tp2-pp2", "decoder.layers.0.self_attention.linear_qkv.weight"
+    assert read_json(reshard, "inspect", layout, "--tensor", end) == read_json(reshard, "inspect", layout, "--tensor", f"model.{end}")
+    _, said = fails(reshard, 2, "inspect", layout, "--tensor", end.replace("qkv", "qvk"))
+    assert f"near it are model.{end}" in said, said
+    _, said = fails(reshard, 2, "inspect", case / "hf", "--tensor", "q_proj.weight")
+    assert "names end so" in said and "model.layers.0.self_attn.q_proj.weight" in said, said
+
+
+def check_output_errors(case, reshard, scratch):
+    """What stdout does not take is an error, also with --json."""
+    commands = (["inspect", case / "hf"], ["compare", case / "hf", case / "hf"], ["plan", case / "hf", f"{scratch}/unwritten", "--to", "hf"])
+    for command in commands:
+        for flags in ([], ["--json"]):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([reshard.binary, *map(str, command), *flags], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+            assert done.returncode == 4 and "standard output: No space left" in done.stderr, (command, done.returncode, done.stderr)
+
+
+def check_json_failures(case, reshard, scratch):
+    """With --json a failure of any kind is one object on stdout."""
+    target = f"{scratch}/unwritten"
+    for code, word, command in ((2, "nonsense", ["convert", case / "hf", target, "--to", "nonsense"]), (2, "--tp", ["convert", case / "hf", target, "--to", "megatron", "--tp", "0"]),
+                                (2, "--memory", ["plan", case / "hf", target, "--to", "hf", "--memory", "1K"]), (3, "does not exist", ["inspect", f"{scratch}/nothing"])):
+        out, said = fails(reshard, code, *command, "--json")
+        failure = json.loads(out)
+        assert failure["code"] == code and word in failure["message"] and not said.strip(), (failure, said)
+
+
+def check_bin_shards(case, reshard, scratch):
+    """pytorch_model.bin in files of a largest size: torch loads them by their index, and reshard reads them back."""
+    folder = pathlib.Path(scratch, "bins")
+    reshard.convert(case / "hf", folder, "--to", "hf-bin", "--max-shard-size", "10KB", ranks=2)
+    index = json.loads((folder / "pytorch_model.bin.index.json").read_text())
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 2 and files[0] == f"pytorch_model-00001-of-{len(files):05}.bin", files
+    assert sorted(file.name for file in folder.glob("*.bin")) == files, "files that the index does not name"
+    loaded = {file: torch.load(folder / file, weights_only=True) for file in files}
+    tensors = safetensors.torch.load_file(case / "hf" / "model.safetensors")
+    assert index["weight_map"].keys() == tensors.keys()
+    for name, file in index["weight_map"].items():
+        assert torch.equal(loaded[file][name], tensors[name]), name
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert read_json(reshard, "compare", case / "hf", folder)["equal"]
+
+
+def check_companions(case, reshard, scratch):
+    """The files of --tokenizer go to a Megatron target's hf_config, and back from there."""
+    tokenizer = pathlib.Path(scratch, "tokenizer")
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text('{"mine": 1}')
+    reshard.convert(case / "hf", f"{scratch}/with", "--to", "megatron", "--tokenizer", tokenizer)
+    kept, = pathlib.Path(scratch, "with").glob("*/hf_config/tokenizer.json")
+    assert kept.read_text() == '{"mine": 1}'
+
+
+def check_notes(case, reshard):
+    """What a plain conversion takes for granted is a note, no warning."""
+    report = read_json(reshard, "inspect", case / "torch-tp2-pp2")
+    assert any("family llama taken" in note for note in report["notes"]) and not report["warnings"], report["warnings"]
+    assert "note: family llama taken" in reshard.run("inspect", case / "torch-tp2-pp2")
+
+
 def check_single_files(case, reshard, scratch):
     folder = pathlib.Path(scratch, "single")
     folder.mkdir()
@@ -165,6 +232,7 @@ def check_plan(source, flags, reshard, scratch, ranks):
     planned = read_json(reshard, "plan", source, target, *flags, "--ranks", ranks, "--memory", "64MiB")
     assert not target.exists(), "plan made its target"
     seen = json.loads(reshard.convert(source, target, *flags, "--memory", "64MiB", "--json", ranks=ranks))
+    assert planned["parameters"] == read_json(reshard, "inspect", source)["parameters"]
     for key in ("unit", "from", "to", "family", "rounds", "tile_bytes", "tensors", "target_bytes", "ranks"):
         assert planned[key] == seen[key], f"{key}: planned {planned[key]}, convert says {seen[key]}"
     for key in ("sent", "written"):
@@ -195,10 +263,10 @@ def main(arguments):
             with checks.case(f"{case.name}: plan {layouts[-1].name}"):
                 check_plan(layouts[-1], ["--to", "hf"], reshard, scratch, 3)
                 check_plan(case / "hf", ["--to", "megatron", *layout_flags(layouts[-1])], reshard, scratch, 2)
-        for check in (check_statistics, check_placements):
+        for check in (check_statistics, check_placements, check_tensor_names, check_notes):
             with checks.case(check.__name__):
                 check(llama, reshard)
-        for check in (check_single_files, check_damage, check_dtypes):
+        for check in (check_single_files, check_damage, check_dtypes, check_output_errors, check_json_failures, check_bin_shards, check_companions):
             with checks.case(check.__name__):
                 check(llama, reshard, scratch)
     return checks.finish()

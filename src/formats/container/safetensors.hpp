@@ -55,7 +55,7 @@ std::string index_json(const ShardSplit& split, std::span<const TensorSpec> tens
 /// (tensor, file) pairs of an index file; Error(input) when a file is not a plain name beside it.
 std::vector<std::pair<std::string, std::string>> read_weight_map(std::string_view text,
                                                                  const std::string& path);
-/// Bytes of "5GB", "2.5MB" (decimal), "2GiB" (binary), "4096"; Error(usage) otherwise.
+/// Bytes of "5GB", "2.5MB" (decimal), "2GiB" (binary), "4096"; Error(usage) lists the units.
 std::uint64_t parse_size(std::string_view text);
 
 }  // namespace reshard::formats

@@ -121,8 +121,10 @@ std::vector<std::pair<std::string, std::string>> read_weight_map(std::string_vie
 
 std::uint64_t parse_size(std::string_view text) {
   const auto fail = [&]() -> Error {
-    return {Kind::usage, "size \"" + std::string(text) +
-                             "\": wanted a number above 0 and a unit, as 5GB, 2.5MB or 2GiB"};
+    return {Kind::usage,
+            "size \"" + std::string(text) +
+                "\": wanted a number above 0 and B, KB, MB, GB, TB (powers of 1000) or KiB, "
+                "MiB, GiB, TiB (of 1024), as 2.5GB"};
   };
   double value = 0;
   const auto [end, error] =

@@ -1,13 +1,77 @@
 #include "formats/dialect/dialect.hpp"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/error.hpp"
+#include "formats/dialect/foreign.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
 
 namespace reshard::formats {
 namespace {
+
+namespace fs = std::filesystem;
+
+std::string dialect_names() {
+  std::string names;
+  for (const Dialect* dialect : dialects()) {
+    names += (names.empty() ? "" : ", ") + std::string(dialect->name());
+  }
+  return names;
+}
+
+/// Runs work; to its refusal adds what the path seems to be instead.
+template <class Work>
+auto with_hint(const SourceOptions& options, Work&& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    const bool refused = error.kind() == Kind::input || error.kind() == Kind::incomplete;
+    const std::string hint = refused ? foreign_hint(options.path) : "";
+    if (hint.empty()) throw;
+    throw Error(Kind::input, error.what() + (": " + hint));
+  }
+}
+
+/// What a dialect finds; a checkpoint that it refuses is none.
+std::optional<Found> quietly_detected(const Dialect& dialect, const SourceOptions& options) {
+  try {
+    return dialect.detect(options);
+  } catch (const Error&) {
+    return std::nullopt;
+  } catch (const fs::filesystem_error&) {  // a file where this dialect has folders
+    return std::nullopt;
+  }
+}
+
+/// A second format under the path: two spellings of one folder are a warning, else it is not to be
+/// guessed which is meant.
+void add_other(const std::string& path, const std::string& other, Found& found) {
+  if (!found.facts.contains("warnings")) {
+    throw Error(Kind::usage, path + ": holds checkpoints of two formats, " + found.dialect +
+                                 " and " + other + ": choose one with --from");
+  }
+  found.facts["warnings"].push_back(path + ": ignored its " + other + " files, the " +
+                                    found.dialect + " files are taken; --from " + other +
+                                    " reads them");
+}
+
+void check_tokenizer(const std::string& folder) {
+  if (folder.empty() || !companions_in(folder).empty()) return;
+  throw Error(Kind::usage, "--tokenizer " + folder +
+                               (fs::is_directory(folder) ? ": no tokenizer files in this folder"
+                                                         : ": no such folder"));
+}
+
+void check_ignored_keys(const std::vector<std::string>& keys, const Json& config) {
+  for (const std::string& key : keys) {
+    if (config.is_object() && config.contains(key.substr(0, key.find('.')))) continue;
+    throw Error(Kind::usage, "--ignore-config " + key +
+                                 (config.is_object() ? ": config.json has no such key"
+                                                     : ": the source has no config.json"));
+  }
+}
 
 bool is_floating(Dtype dtype) {
   return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
@@ -28,27 +92,44 @@ const std::vector<const Dialect*>& dialects() {
 }
 
 const Dialect& dialect_named(std::string_view name) {
-  std::string names;
   for (const Dialect* dialect : dialects()) {
     if (dialect->name() == name) return *dialect;
-    names += (names.empty() ? "" : ", ") + std::string(dialect->name());
   }
-  throw Error(Kind::usage, "no format '" + std::string(name) + "'; there are " + names);
+  throw Error(Kind::usage, "no format '" + std::string(name) + "'; there are " + dialect_names());
 }
 
 Found detect(const SourceOptions& options) {
-  if (!std::filesystem::exists(options.path)) {
-    throw Error(Kind::input, options.path + ": does not exist");
+  if (!fs::exists(options.path)) throw Error(Kind::input, options.path + ": does not exist");
+  check_tokenizer(options.tokenizer);
+  std::optional<Found> found;
+  if (!options.from.empty()) {
+    found = with_hint(options, [&] { return dialect_named(options.from).detect(options); });
+  } else {
+    for (const Dialect* dialect : dialects()) {
+      if (!found) {
+        found = with_hint(options, [&] { return dialect->detect(options); });
+      } else if (quietly_detected(*dialect, options)) {
+        add_other(options.path, std::string(dialect->name()), *found);
+      }
+    }
   }
-  std::string looked_for;
-  for (const Dialect* dialect : dialects()) {
-    if (!options.from.empty() && dialect->name() != options.from) continue;
-    if (std::optional<Found> found = dialect->detect(options)) return *found;
-    looked_for += (looked_for.empty() ? "" : ", ") + std::string(dialect->name());
+  if (!found) {
+    const std::string looked_for = options.from.empty() ? dialect_names() : options.from;
+    const std::string hint = foreign_hint(options.path);
+    throw Error(Kind::input, options.path + ": no checkpoint of a format that reshard knows (" +
+                                 looked_for + ")" + (hint.empty() ? "" : ": " + hint));
   }
-  if (looked_for.empty()) dialect_named(options.from);
-  throw Error(Kind::input,
-              options.path + ": no checkpoint of a format that reshard knows (" + looked_for + ")");
+  check_ignored_keys(options.ignore_config, found->facts.value("config", Json()));
+  return *found;
+}
+
+bool holds_checkpoint(const std::string& folder) {
+  SourceOptions options;
+  options.path = folder;
+  return std::any_of(dialects().begin(), dialects().end(), [&](const Dialect* dialect) {
+    const std::optional<Found> found = quietly_detected(*dialect, options);
+    return found && fs::equivalent(found->unit, folder);
+  });
 }
 
 Dtype target_dtype(const StoredTensor& tensor, const Source& source,

@@ -36,8 +36,11 @@ const std::vector<const Dialect*>& dialects();
 /// The dialect of a name; Error(usage) lists them.
 const Dialect& dialect_named(std::string_view name);
 /// The first dialect whose checkpoint the path is, or the one that --from names. Error(input) says
-/// what was looked for.
+/// what was looked for and what the path seems to be; Error(usage) for a path with checkpoints of
+/// two frameworks, and for source options without effect.
 Found detect(const SourceOptions& options);
+/// Whether a checkpoint of any dialect lies in the folder itself, not in a folder of it.
+bool holds_checkpoint(const std::string& folder);
 
 /// dtype of a target tensor: that of its parts in the source, cast as the user wishes; Error(input)
 /// when the parts differ. Tensors that frameworks keep in fp32 whatever the model's dtype stay.

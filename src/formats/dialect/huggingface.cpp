@@ -1,45 +1,16 @@
 #include "formats/dialect/huggingface.hpp"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <set>
 
 #include "core/error.hpp"
 #include "families/pattern.hpp"
 #include "families/record.hpp"
-#include "formats/container/torch_file.hpp"
 #include "formats/dialect/rows.hpp"
-#include "formats/file.hpp"
 
 namespace reshard::formats {
 namespace {
-
-namespace fs = std::filesystem;
-constexpr std::uint64_t most_json = std::uint64_t{1} << 30;
-
-std::string_view single_name(WeightFiles files) {
-  return files == WeightFiles::safetensors ? "model.safetensors" : "pytorch_model.bin";
-}
-
-/// The weight files of a folder, in Transformers' order of preference; empty if there are none.
-std::vector<std::string> weight_files(const fs::path& folder, WeightFiles files) {
-  const std::string single(single_name(files));
-  if (fs::exists(folder / single)) return {single};
-  const fs::path index = folder / index_file_name(files);
-  if (!fs::exists(index)) return {};
-  std::set<std::string> names;
-  for (const auto& [tensor, file] : read_weight_map(read_text(index, most_json), index)) {
-    names.insert(file);
-  }
-  for (const std::string& name : names) {
-    if (!fs::exists(folder / name)) {
-      throw Error(Kind::input, index.string() + ": its weight_map names " + name +
-                                   ", which is missing in " + folder.string());
-    }
-  }
-  return {names.begin(), names.end()};
-}
 
 /// The described tensors of one form of a family's rows. A row whose roles the model lacks but
 /// that the config asks for has no placements: it is filled with zeros.
@@ -83,11 +54,17 @@ Places tensors_by_name(const families::Family& family, const std::vector<FileInd
   return places;
 }
 
+/// Whether a name, with or without the prefix that bare models leave out, fits one of the family's
+/// patterns of names without weights.
+bool is_buffer(const families::Family& family, const std::string& pattern, std::string_view name) {
+  return families::matches(pattern, name) ||
+         (!name.starts_with(family.base) &&
+          families::matches(pattern, family.base + std::string(name)));
+}
+
 bool is_ignored(const families::Family& family, std::string_view name) {
-  return std::any_of(family.ignored.begin(), family.ignored.end(), [&](const std::string& p) {
-    return families::matches(p, name) || (name.starts_with(family.base) == false &&
-                                          families::matches(p, family.base + std::string(name)));
-  });
+  return std::any_of(family.ignored.begin(), family.ignored.end(),
+                     [&](const std::string& pattern) { return is_buffer(family, pattern, name); });
 }
 
 /// The form of the family's rows whose names fit the files best.
@@ -143,6 +120,23 @@ Json config_of(const Source& source, const families::Record& record) {
   return families::write_config(source.family, record, source.model_type, source.config);
 }
 
+/// Refuses options that say nothing of a folder whose config.json says it all.
+void check_options(const SourceOptions& options, const Json& config) {
+  if (options.iteration) {
+    throw Error(Kind::usage, "--from-iteration " + std::to_string(*options.iteration) +
+                                 ": a Hugging Face folder has no iterations");
+  }
+  if (options.strict_args) {
+    throw Error(Kind::usage, "--strict-args: a Hugging Face folder has no arguments");
+  }
+  const Json rows = config.value("vocab_size", Json());
+  if (options.vocab_size && rows != *options.vocab_size) {
+    throw Error(Kind::usage, "--vocab-size " + std::to_string(*options.vocab_size) +
+                                 ": config.json tells the vocabulary, vocab_size is " +
+                                 rows.dump());
+  }
+}
+
 }  // namespace
 
 Json config_with_dtype(Json config, const Json& dtype) {
@@ -167,54 +161,17 @@ families::Family family_named(const std::string& name) {
   return families::parse_family(read_json(name), name);
 }
 
-Json read_json(const std::string& path) {
-  try {
-    Json json = Json::parse(read_text(path, most_json));
-    if (!json.is_object()) throw Error(Kind::input, path + ": not a JSON object");
-    return json;
-  } catch (const Json::exception& error) {
-    throw Error(Kind::input, path + ": " + error.what());
-  }
-}
-
 std::string_view HuggingFace::name() const {
   return files_ == WeightFiles::safetensors ? "hf" : "hf-bin";
 }
 
-std::optional<Found> HuggingFace::detect(const SourceOptions& options) const {
-  const fs::path path(options.path);
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
-  std::vector<std::string> files = fs::is_directory(path)
-                                       ? weight_files(folder, files_)
-                                       : std::vector<std::string>{path.filename().string()};
-  const bool fits =
-      !files.empty() &&
-      files.front().ends_with(files_ == WeightFiles::safetensors ? ".safetensors" : ".bin");
-  if (!fits) return std::nullopt;
-  const std::string config =
-      options.config.empty() ? (folder / "config.json").string() : options.config;
-  if (!fs::exists(config)) {
-    throw Error(Kind::input,
-                folder.string() + ": has weights but no config.json: give one with --config");
-  }
-  const std::string companions = options.tokenizer.empty() ? folder.string() : options.tokenizer;
-  return Found{std::string(name()),
-               folder.string(),
-               std::move(files),
-               {{"config", read_json(config)}, {"companions", to_json(companions_in(companions))}}};
-}
-
-FileIndex HuggingFace::index(const Found& found, const std::string& name) const {
-  const File file = File::open_read((fs::path(found.unit) / name).string());
-  return files_ == WeightFiles::safetensors ? read_safetensors(source_of(file), name)
-                                            : read_torch_file(source_of(file), name);
-}
-
 Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indices,
                          const SourceOptions& options, Problems& problems) const {
+  check_options(options, found.facts.at("config"));
   Source source;
   source.found = found;
   source.config = found.facts.at("config");
+  source.warnings = found.facts.at("warnings").get<std::vector<std::string>>();
   source.companions = companions_from_json(found.facts.at("companions"));
   source.family = options.family.empty() ? families::family_of_config(source.config)
                                          : family_named(options.family);
@@ -228,6 +185,12 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
     source.warnings.push_back("config.json: " + key + " left unread on request");
   }
   source.config_record = source.record;
+  source.dropped = dropped_buffers(source.family.ignored, indices,
+                                   [&](const std::string& pattern, const std::string& seen) {
+                                     return is_buffer(source.family, pattern, seen);
+                                   });
+  check_weight_map(found.facts.at("weight_map"), index_file_name(files_), indices, source,
+                   problems);
   source.model = canonical_model(source.family, source.record);
   source.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
 
@@ -273,9 +236,12 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
     }
     specs.push_back({tensor.name, tensor.dtype, tensor.shape});
   }
-  const std::uint64_t limit =
-      files_ == WeightFiles::bin ? ~std::uint64_t{0} : options.max_shard_bytes;
-  const ShardSplit split = split_shards(specs, limit, files_);
+  if (!source.config.is_object()) {
+    target.notes.push_back(
+        "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
+        "--config or --tokenizer gives them");
+  }
+  const ShardSplit split = split_shards(specs, options.max_shard_bytes, files_);
   std::uint64_t parameters = 0;
   for (const StoredTensor& tensor : tensors) parameters += elements(tensor.shape);
   for (const ShardSplit::Shard& shard : split.shards) {

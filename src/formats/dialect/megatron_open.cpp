@@ -7,6 +7,7 @@
 #include "families/record.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
+#include "formats/dialect/settle.hpp"
 
 // A source from the headers of all files.
 
@@ -120,70 +121,6 @@ void settle_vocabulary(const SourceOptions& options, const Json& args, std::uint
   }
 }
 
-/// The record of a config.json beside the weights, where args describe the same function.
-bool settle_by_config(const SourceOptions& options, const families::MegatronArguments& arguments,
-                      Source& source) {
-  source.family = families::family_of_config(source.config);
-  source.model_type = source.config.at("model_type").get<std::string>();
-  families::Record told =
-      families::read_config(source.family, source.config, options.ignore_config);
-  std::string differing;
-  for (const std::string& name : families::differing_lines(arguments.record, told)) {
-    differing += (differing.empty() ? "" : ", ") + name + " " + told.at(name).dump() + " (args " +
-                 arguments.record.at(name).dump() + ")";
-  }
-  if (!differing.empty()) {
-    const std::string text = "describes another function than args: " + differing;
-    if (!options.config.empty()) throw Error(Kind::input, options.config + ": " + text);
-    source.warnings.push_back(std::string(hf_config_folder) + "/config.json " + text +
-                              "; args are taken");
-    return false;
-  }
-  told["vocab"] = arguments.record.at("vocab");
-  told["dtype"] = arguments.record.at("dtype");
-  source.record = source.config_record = told;
-  return true;
-}
-
-/// The family that args mean when the user does not say.
-std::string family_of_args(const families::MegatronArguments& arguments, Source& source) {
-  if (arguments.families.empty()) {
-    throw Error(Kind::input,
-                "args describe a function that no family computes: name one with "
-                "--family, or its table");
-  }
-  std::string others;
-  for (std::size_t i = 1; i < arguments.families.size(); ++i) {
-    others += (i > 1 ? ", " : "") + arguments.families[i];
-  }
-  if (!others.empty()) {
-    source.notes.push_back("family " + arguments.families.front() + " taken; " + others +
-                           " would compute the same: --family chooses");
-  }
-  return arguments.families.front();
-}
-
-/// Family and record: what a config.json beside the weights says, where args describe the same
-/// function, else what args say, completed by the family.
-void settle_record(const families::ArgumentTable& table, const SourceOptions& options,
-                   const families::MegatronArguments& arguments, Source& source) {
-  std::string model_type = options.family;
-  if (model_type.empty() && source.config.is_object()) {
-    if (settle_by_config(options, arguments, source)) return;
-    model_type = source.model_type;
-  }
-  if (model_type.empty()) model_type = family_of_args(arguments, source);
-  source.family = family_named(model_type);
-  const bool is_type =
-      std::any_of(source.family.model_types.begin(), source.family.model_types.end(),
-                  [&](const families::ModelType& type) { return type.name == model_type; });
-  source.model_type = is_type ? model_type : source.family.model_types.front().name;
-  const families::CompleteRecord complete =
-      families::complete_record(table, arguments, source.family, source.model_type);
-  source.record = complete.model;
-  source.config_record = complete.config;
-}
-
 /// Counts the layers in the files, chunk by chunk; that is right for every way to split stages
 /// (megatron.md section 3.5).
 void read_stages(const std::vector<FileIndex>& indices,
@@ -258,15 +195,15 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   }
   const std::uint64_t padded = arguments.degrees.at("padded_vocab").get<std::uint64_t>();
   source.parallelism = read_degrees(arguments.degrees);
-  settle_vocabulary(options, source.args, padded, arguments.record, source);
-  settle_record(table, options, arguments, source);
-  source.choices = arguments.choices;
-  source.training = arguments.training;
-
   const auto world = arguments.degrees.value("world", std::uint64_t{1});
   const std::map<std::string, FileRank> ranks =
       ranks_of_files(source.parallelism, world, indices, problems);
   check_writers(source.parallelism, world, indices, ranks, source, problems);
+  problems.raise();
+  settle_vocabulary(options, source.args, padded, arguments.record, source);
+  settle_record(table, options, arguments, source);
+  source.choices = arguments.choices;
+  source.training = arguments.training;
   read_stages(indices, ranks, source.record.at("layers").get<std::uint64_t>(), source, problems);
   problems.raise();  // what follows would repeat it tensor by tensor
 
@@ -310,6 +247,10 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     problems.add(role + ": Megatron's format has no tensor for it");
   }
   settle_dtypes(source, problems);
+  source.dropped = dropped_buffers(rows.table.ignored, indices,
+                                   [&](const std::string& pattern, const std::string& seen) {
+                                     return families::matches(pattern, spelled(rows.table, seen));
+                                   });
   for (const Json& key : indices.front().facts.at("keys")) {
     const auto name = key.get<std::string>();
     for (const char* other :

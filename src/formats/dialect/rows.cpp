@@ -154,6 +154,14 @@ void add_padding(CanonicalModel& model, std::uint64_t vocab, std::uint64_t padde
   }
 }
 
+std::uint64_t parameter_count(const CanonicalModel& model) {
+  std::uint64_t count = 0;
+  for (const CanonicalTensor& tensor : model.tensors()) {
+    if (tensor.role.find(".padding.") == std::string::npos) count += elements(tensor.shape);
+  }
+  return count;
+}
+
 std::vector<std::string> uncovered_roles(const CanonicalModel& model,
                                          const std::vector<bool>& covered) {
   std::vector<std::string> roles;

@@ -63,6 +63,9 @@ std::string padding_role(std::string_view role);
 /// 1.2): none when it is not padded.
 void add_padding(CanonicalModel& model, std::uint64_t vocab, std::uint64_t padded_vocab);
 
+/// Elements of all tensors, padding left out.
+std::uint64_t parameter_count(const CanonicalModel& model);
+
 /// Roles of the model, other than padding, that no stored tensor places: what a dialect cannot
 /// hold.
 std::vector<std::string> uncovered_roles(const CanonicalModel& model,

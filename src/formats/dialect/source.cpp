@@ -41,6 +41,10 @@ std::string first_few(const std::vector<std::string>& names) {
 
 }  // namespace
 
+void Problems::add(std::string text) {
+  if (texts_.empty() || texts_.back() != text) texts_.push_back(std::move(text));
+}
+
 void Problems::raise() const {
   constexpr std::size_t most = 20;
   if (texts_.empty()) return;
@@ -148,6 +152,24 @@ void match_shard(const Shard& described, const FileIndex& index,
     problems.add(index.path + ": " + std::to_string(unexpected.size()) +
                  " tensors that the model does not have: " + first_few(unexpected));
   }
+}
+
+std::vector<std::string> dropped_buffers(
+    const std::vector<std::string>& patterns, const std::vector<FileIndex>& indices,
+    const std::function<bool(const std::string&, const std::string&)>& fits) {
+  std::vector<std::string> lines;
+  for (const std::string& pattern : patterns) {
+    std::size_t count = 0;
+    for (const FileIndex& index : indices) {
+      for (const TensorEntry& entry : index.tensors) {
+        if (elements(entry.shape) > 0 && fits(pattern, entry.name)) ++count;
+      }
+    }
+    if (count == 0) continue;
+    lines.push_back(pattern + ": " + std::to_string(count) + (count == 1 ? " tensor" : " tensors") +
+                    ", no weights but buffers that the model makes itself");
+  }
+  return lines;
 }
 
 void settle_dtypes(Source& source, Problems& problems) {

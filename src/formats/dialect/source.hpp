@@ -20,7 +20,7 @@ namespace reshard::formats {
 /// Everything that headers can refuse, collected so that the user sees it at once.
 class Problems {
  public:
-  void add(std::string text) { texts_.push_back(std::move(text)); }
+  void add(std::string text);
   /// Runs work; its Error(input) becomes a problem.
   template <class Work>
   void collect(Work&& work) {
@@ -89,6 +89,11 @@ void match_shard(const Shard& described, const FileIndex& index,
                  const std::function<std::string(const std::string&)>& spell,
                  const std::function<bool(std::string_view)>& ignored, Source& source,
                  Problems& problems);
+
+/// One line for each pattern of names without weights that files hold; `fits(pattern, name)`.
+std::vector<std::string> dropped_buffers(
+    const std::vector<std::string>& patterns, const std::vector<FileIndex>& indices,
+    const std::function<bool(const std::string&, const std::string&)>& fits);
 
 /// After all shards: sets `dtypes` and `adds`; every stored copy of a tensor must have one dtype.
 void settle_dtypes(Source& source, Problems& problems);

@@ -1,0 +1,113 @@
+#include "formats/dialect/foreign.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <set>
+
+#include "families/pattern.hpp"
+#include "formats/dialect/dialect.hpp"
+
+namespace reshard::formats {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    names.insert(entry.path().filename().string());
+  }
+  return names;
+}
+
+/// The first of the names that fits a pattern.
+std::optional<std::string> first_like(const std::set<std::string>& names, const char* pattern) {
+  const auto at = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+    return families::matches(pattern, name);
+  });
+  return at == names.end() ? std::nullopt : std::optional(*at);
+}
+
+bool is_hdf5(const fs::path& file) {
+  std::string begin(8, '\0');
+  std::ifstream(file, std::ios::binary).read(begin.data(), 8);
+  return begin == "\x89HDF\r\n\x1a\n";
+}
+
+/// What the path is; "" once this build has a dialect of that name, whose own error says more.
+std::string not_read(const fs::path& path, const std::string& what, std::string_view dialect) {
+  const auto& all = dialects();
+  const bool known = std::any_of(all.begin(), all.end(),
+                                 [&](const Dialect* one) { return one->name() == dialect; });
+  return known ? "" : path.string() + " is " + what + ", which this build does not read yet";
+}
+
+/// Snapshots of a Hub cache, models--OWNER--NAME/snapshots/HASH.
+std::string snapshots_of(const fs::path& folder) {
+  std::string paths;
+  for (const std::string& name : names_in(folder / "snapshots")) {
+    paths += (paths.empty() ? "" : " or ") + (folder / "snapshots" / name).string();
+  }
+  return folder.string() +
+         " is a Hub cache: " + (paths.empty() ? "it has no snapshot" : "pass " + paths);
+}
+
+std::string hint_of_folder(const fs::path& folder) {
+  const std::set<std::string> names = names_in(folder);
+  const auto has = [&](const char* pattern) { return first_like(names, pattern).has_value(); };
+  if (has("snapshots") && (has("blobs") || has("refs"))) return snapshots_of(folder);
+  if (has("model_optim_rng.pt")) {
+    return folder.string() + " is the folder of one rank: pass the folder above, " +
+           folder.parent_path().string();
+  }
+  if (has("*.distcp") || has(".metadata")) return not_read(folder, "torch_dist", "megatron-dist");
+  if (has("zero") && has("mp_rank_*_model_states.pt")) {
+    return not_read(folder, "a universal checkpoint of DeepSpeed", "universal");
+  }
+  if (has("layer_*model_states.pt"))
+    return not_read(folder, "Megatron-DeepSpeed", "megatron-deepspeed");
+  if (has("*zero_pp_rank_*_states.pt") || has("mp_rank_*_model_states.pt")) {
+    return not_read(folder, "a DeepSpeed (ZeRO) checkpoint", "zero");
+  }
+  const std::optional<std::string> rank = first_like(names, "mp_rank_*");
+  if (has("model_optim.pt") || has("partial_model_optim.pt") ||
+      (rank && fs::exists(folder / *rank / "partial_model_optim.pt"))) {
+    return not_read(folder, "a Merak checkpoint", "merak");
+  }
+  if (has("model-*.safetensors") || has("pytorch_model-*.bin")) {
+    return folder.string() + " has weights in numbered files, but no index " +
+           (has("model-*.safetensors") ? "model.safetensors" : "pytorch_model.bin") +
+           ".index.json that names them";
+  }
+  for (const std::string& name : names) {
+    if ((name.ends_with(".h5") || name.ends_with(".hdf5")) && is_hdf5(folder / name)) {
+      return not_read(folder / name, "HDF5", "hdf5");
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string foreign_hint(const std::string& path) {
+  fs::path root(path);
+  if (!root.has_filename()) root = root.parent_path();
+  if (!fs::is_directory(root)) {
+    if (is_hdf5(root)) return not_read(root, "HDF5", "hdf5");
+    return root.filename() == "model_optim_rng.pt" ? hint_of_folder(root.parent_path()) : "";
+  }
+  std::string hint = hint_of_folder(root);
+  // What a training run writes: one folder for each step, beside a tracker.
+  for (const std::string& name : names_in(root)) {
+    if (!hint.empty()) break;
+    const bool step = name.starts_with("iter_") || name.starts_with("global_step") ||
+                      name == "release" || name == "best_model";
+    if (step && fs::is_directory(root / name)) hint = hint_of_folder(root / name);
+  }
+  return hint;
+}
+
+}  // namespace reshard::formats
