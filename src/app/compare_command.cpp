@@ -88,6 +88,11 @@ Command add_compare(CLI::App& app) {
         ->group("Sources");
     command->add_option("--family" + letter, side->family, "architecture (default: found out)")
         ->group("Sources");
+    command
+        ->add_option("--mds-qkv-layout" + letter, side->mds_qkv_layout,
+                     "rows of query_key_value in Megatron-DeepSpeed: grouped (default), blocked")
+        ->check(CLI::IsMember({"grouped", "blocked"}))
+        ->group("Sources");
     command->add_option("--vocab-size" + letter, side->vocab_size, "true vocabulary")
         ->check(whole(1, std::uint64_t{1} << 40))
         ->group("Sources");

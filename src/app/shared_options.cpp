@@ -66,11 +66,34 @@ void check_effect(const OptionWords& words, const formats::TargetOptions& o) {
   }
 }
 
+std::uint64_t size_of(const char* option, const std::string& text) {
+  return with_context(option, [&] { return formats::parse_size(text); });
+}
+
 constexpr std::uint64_t most_degree = 65536;
 constexpr std::uint64_t most_count = std::uint64_t{1} << 40;
 
-std::uint64_t size_of(const char* option, const std::string& text) {
-  return with_context(option, [&] { return formats::parse_size(text); });
+void add_megds_options(CLI::App& command, formats::TargetOptions& options) {
+  if (CLI::Option* const qkv = command.get_option_no_throw("--mds-qkv-layout")) {
+    qkv->each([&options](const std::string& word) { options.mds_qkv_layout = word; });
+  }
+  command
+      .add_option("--lineage", options.lineage,
+                  "of Megatron-DeepSpeed: bigscience, deepspeed (default: the source's, else the "
+                  "one that holds the model)")
+      ->check(CLI::IsMember({"bigscience", "deepspeed"}))
+      ->group("Target");
+  command
+      .add_flag("--no-pipeline-files", options.no_pipeline_files,
+                "Megatron-DeepSpeed without pipeline: the model in mp_rank files")
+      ->group("Target");
+}
+
+/// Options that only one target can follow.
+void check_megds_options(const formats::TargetOptions& o) {
+  if (o.to == "megatron-deepspeed" || (o.lineage.empty() && !o.no_pipeline_files)) return;
+  throw Error(Kind::usage, std::string(o.lineage.empty() ? "--no-pipeline-files" : "--lineage") +
+                               ": only --to megatron-deepspeed has it");
 }
 
 }  // namespace
@@ -121,6 +144,12 @@ void add_source_options(CLI::App& command, formats::SourceOptions& options) {
   command
       .add_option("--tokenizer", options.tokenizer,
                   "folder whose tokenizer files travel instead of the source's")
+      ->group("Source");
+  command
+      .add_option("--mds-qkv-layout", options.mds_qkv_layout,
+                  "rows of query_key_value in Megatron-DeepSpeed: grouped (default), blocked; of "
+                  "SRC, or of the target when SRC is of another format")
+      ->check(CLI::IsMember({"grouped", "blocked"}))
       ->group("Source");
 }
 
@@ -177,6 +206,7 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
       ->group("Target");
   command.add_option("--optimizer", words.optimizer, "drop; keep is not there yet")
       ->group("Target");
+  add_megds_options(command, options);
 }
 
 void settle(const OptionWords& words, formats::TargetOptions& options) {
@@ -192,6 +222,7 @@ void settle(const OptionWords& words, formats::TargetOptions& options) {
                                  ": this version converts model weights only; wanted drop");
   }
   check_effect(words, options);
+  check_megds_options(options);
 }
 
 std::uint64_t memory_of(const OptionWords& words) {

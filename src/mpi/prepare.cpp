@@ -14,6 +14,7 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   done("index");
   agree(comm, "describe", [&] {
     problems.raise();
+    formats::check_options(p.source, wish.target);
     p.target = formats::dialect_named(wish.target.to).describe(p.source, wish.target, problems);
     problems.raise();
     for (const formats::FileDescription& file : p.target.files) {

@@ -189,5 +189,15 @@ def target_without_space(folder):
     return {"target": small / "target", "mount": small} if mounted else {"skip": "mounting a small tmpfs is not permitted"}
 
 
+@case(USAGE, "--mds-qkv-layout", "neither side", source="gqa", flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
+def a_layout_of_another_framework(folder):
+    pass
+
+
+@case(USAGE, "--lineage", "megatron-deepspeed", source="gqa", flags=("--to", "hf", "--lineage", "bigscience"))
+def a_lineage_of_another_framework(folder):
+    pass
+
+
 if __name__ == "__main__":
     sys.exit(run_cases(sys.argv[1:]))

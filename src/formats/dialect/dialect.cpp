@@ -7,6 +7,7 @@
 #include "formats/dialect/foreign.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
+#include "formats/dialect/megds.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -39,8 +40,6 @@ std::optional<Found> quietly_detected(const Dialect& dialect, const SourceOption
   try {
     return dialect.detect(options);
   } catch (const Error&) {
-    return std::nullopt;
-  } catch (const fs::filesystem_error&) {  // a file where this dialect has folders
     return std::nullopt;
   }
 }
@@ -87,7 +86,10 @@ bool keeps_dtype(std::string_view role) {
 const std::vector<const Dialect*>& dialects() {
   static const HuggingFace safetensors(WeightFiles::safetensors), bin(WeightFiles::bin);
   static const Megatron megatron;
-  static const std::vector<const Dialect*> all = {&megatron, &safetensors, &bin};
+  static const MegatronDeepSpeed megatron_deepspeed;
+  static const DeepSpeed deepspeed;
+  static const std::vector<const Dialect*> all = {&megatron_deepspeed, &deepspeed, &megatron,
+                                                  &safetensors, &bin};
   return all;
 }
 
@@ -130,6 +132,13 @@ bool holds_checkpoint(const std::string& folder) {
     const std::optional<Found> found = quietly_detected(*dialect, options);
     return found && fs::equivalent(found->unit, folder);
   });
+}
+
+void check_options(const Source& source, const TargetOptions& options) {
+  constexpr std::string_view megds = "megatron-deepspeed";
+  if (options.mds_qkv_layout.empty() || source.found.dialect == megds || options.to == megds)
+    return;
+  throw Error(Kind::usage, "--mds-qkv-layout: neither side is " + std::string(megds));
 }
 
 Dtype target_dtype(const StoredTensor& tensor, const Source& source,

@@ -67,10 +67,8 @@ std::string hint_of_folder(const fs::path& folder) {
   if (has("zero") && has("mp_rank_*_model_states.pt")) {
     return not_read(folder, "a universal checkpoint of DeepSpeed", "universal");
   }
-  if (has("layer_*model_states.pt"))
-    return not_read(folder, "Megatron-DeepSpeed", "megatron-deepspeed");
-  if (has("*zero_pp_rank_*_states.pt") || has("mp_rank_*_model_states.pt")) {
-    return not_read(folder, "a DeepSpeed (ZeRO) checkpoint", "zero");
+  if (has("*zero_pp_rank_*_states.pt")) {
+    return folder.string() + " has files of a DeepSpeed (ZeRO) optimizer, but none of the model";
   }
   const std::optional<std::string> rank = first_like(names, "mp_rank_*");
   if (has("model_optim.pt") || has("partial_model_optim.pt") ||

@@ -23,7 +23,10 @@ constexpr std::string_view model_file = "model_optim_rng.pt";
 bool has_rank_folders(const fs::path& folder) {
   if (!fs::is_directory(folder)) return false;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().filename().string().starts_with("mp_rank_")) return true;
+    // DeepSpeed has files of such names.
+    if (entry.is_directory() && entry.path().filename().string().starts_with("mp_rank_")) {
+      return true;
+    }
   }
   return false;
 }

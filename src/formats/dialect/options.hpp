@@ -20,6 +20,7 @@ struct SourceOptions {
   bool strict_args = false;                 ///< arguments in no table are an error
   std::optional<std::uint64_t> vocab_size;  ///< true vocabulary, where the source does not tell
   std::string tokenizer;                    ///< folder whose tokenizer files travel instead
+  std::string mds_qkv_layout;  ///< Megatron-DeepSpeed: "grouped", "blocked"; empty: grouped
 };
 
 /// What elements hold that only the target has.
@@ -39,6 +40,9 @@ struct TargetOptions {
   std::string megatron_names;              ///< "mcore", "legacy"; empty: mcore
   std::optional<std::uint64_t> iteration;  ///< of the folder written; default: the source's
   bool for_release = false;                ///< folder `release`, counters reset
+  std::string mds_qkv_layout;  ///< of a source that has none: "grouped", "blocked"; empty: grouped
+  std::string lineage;         ///< Megatron-DeepSpeed: "bigscience", "deepspeed"; empty: source's
+  bool no_pipeline_files = false;  ///< Megatron-DeepSpeed: the model in mp_rank files
 };
 
 }  // namespace reshard::formats

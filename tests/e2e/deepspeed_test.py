@@ -1,0 +1,378 @@
+"""Megatron-DeepSpeed and DeepSpeed checkpoints, both ways, against what the frameworks wrote themselves.
+
+usage: deepspeed_test.py RESHARD MPIEXEC DATA [CASE...]
+"""
+
+import enum
+import itertools
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import types
+
+for folder in ("support", "interop"):
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / folder))
+import checkpoints as files
+import torch
+from programs import Checks, Reshard
+from safetensors.torch import load_file
+from transformers_logits import check_logits
+
+PIPELINE = ("megds-bloom", "megds-gpt2", "megds-gpt2-blocked", "megds-llama")
+VOCABULARY = 211
+# What no file tells: the QKV layout, and the lineage where the source is a Hugging Face folder.
+FLAGS = {"megds-gpt2": ["--lineage", "bigscience"], "megds-gpt2-blocked": ["--mds-qkv-layout", "blocked"]}
+QKV = {"megds-gpt2-blocked": ["--mds-qkv-layout", "blocked"]}
+# What BigScience's args hold of its enum.
+POSITIONS = enum.Enum("PositionEmbeddingType", "rotary absolute alibi", module="megatron.enums")
+STAGES = {"megds-bloom": [3, 2], "megds-gpt2": [3, 2], "megds-gpt2-blocked": [2, 2], "megds-llama": [2, 2]}
+
+
+def unit_of(root):
+    """The folder that `latest` names."""
+    return pathlib.Path(root, pathlib.Path(root, "latest").read_text())
+
+
+def degrees(folder):
+    """tp, pp and dp in the name of a folder of tests/data/deepspeed."""
+    return {name: int(value) for name, value in re.findall(r"(tp|pp|dp)(\d+)", folder.name)}
+
+
+def layer_files(root):
+    """File name -> {name: tensor} of every layer file."""
+    return {path.name: files.read_torch(path) for path in sorted(unit_of(root).glob("layer_*"))}
+
+
+def without_padding(name, file, tensor):
+    """A vocabulary tensor without the rows beyond the vocabulary."""
+    if name not in ("word_embeddings.weight", "lm_head.weight"):
+        return tensor
+    first = int(re.search(r"model_(\d+)", file)[1]) * tensor.shape[0]
+    return tensor[: max(0, VOCABULARY - first)]
+
+
+def check_layers(seen, wanted):
+    """Files, names in their order, shapes, dtypes and bytes are the framework's; padding rows apart."""
+    seen, wanted = layer_files(seen), layer_files(wanted)
+    assert seen.keys() == wanted.keys(), f"files differ: {sorted(seen.keys() ^ wanted.keys())}"
+    for file in wanted:
+        assert type(seen[file]) is type(wanted[file]), f"{file}: a {type(seen[file]).__name__}"
+        assert list(seen[file]) == list(wanted[file]), f"{file}: names are {list(seen[file])}"
+        for name, tensor in wanted[file].items():
+            mine = seen[file][name]
+            assert mine.shape == tensor.shape, f"{file}: {name} is {tuple(mine.shape)}, wanted {tuple(tensor.shape)}"
+            pair = [files.raw(without_padding(name, file, each)) for each in (mine, tensor)]
+            assert pair[0] == pair[1], f"{file}: {name} differs"
+
+
+def check_model_files(seen, wanted, tp, pp):
+    """mp_rank files have every key of the framework's own but random states, and the target's degrees."""
+    names = {path.name for path in unit_of(wanted).glob("mp_rank_*")}
+    assert {path.name for path in unit_of(seen).glob("mp_rank_*")} == names, "mp_rank files differ"
+    for name in names:
+        mine, theirs = (files.read_torch(unit_of(root) / name) for root in (seen, wanted))
+        missing = {key for key in theirs.keys() - mine.keys() if "rng" not in key}
+        assert not missing, f"{name}: no {missing}"
+        assert mine["module"] is None and mine["optimizer"] is None and mine["mp_world_size"] == tp * pp
+        assert mine["checkpoint_parallel_dimensions"] == {"pp_degree": pp, "tp_degree": tp}
+        assert mine["dp_world_size"] == 1 and mine["checkpoint_version"] == 3.0
+        sizes = (mine["args"].tensor_model_parallel_size, mine["args"].pipeline_model_parallel_size)
+        assert sizes == (tp, pp), f"{name}: args say {sizes}"
+        for key in ("iteration", "global_steps", "checkpoint_info"):
+            assert mine.get(key) == theirs.get(key), f"{name}: {key} is {mine.get(key)}, wanted {theirs.get(key)}"
+        info, own = (each.get("universal_checkpoint_info") for each in (mine, theirs))
+        order = lambda value: sorted(value) if isinstance(value, list) else value
+        plain = lambda table: table and {key: order(value) for key, value in table.items()}
+        assert plain(info) == plain(own), f"{name}: universal_checkpoint_info is {info}, wanted {own}"
+        assert isinstance(mine["lr_scheduler"], dict) and mine["lr_scheduler"].keys() == theirs["lr_scheduler"].keys()
+
+
+def check_same(seen, wanted):
+    """Raises with the first differences of two Hugging Face folders."""
+    lines = files.differences(files.huggingface_tensors(seen), files.huggingface_tensors(wanted))
+    assert not lines, f"{len(lines)} differences: " + "; ".join(lines[:5])
+
+
+def check_read(case, reshard, checks, scratch):
+    """Each layout, by its parent or its step, is inspected right and gives the fixture's hf/."""
+    for layout in sorted(case.glob("tp*")):
+        unit = unit_of(layout)
+        with checks.case(f"{case.name}: inspect {layout.name}"):
+            report = json.loads(reshard.run("inspect", layout, "--json", *QKV.get(case.name, [])))
+            assert report["format"] == "megatron-deepspeed" and report["family"] == case.name.split("-")[1]
+            for name, degree in degrees(layout).items():
+                assert report["parallelism"][name] == degree, f"{name} is {report['parallelism'][name]}"
+            stages = [stage["layers"] for stage in report["parallelism"]["stages"]]
+            assert degrees(layout)["pp"] == 1 or stages == STAGES[case.name], f"stages are {stages}"
+            assert report["vocabulary"] == {"true": VOCABULARY, "padded": 224 if degrees(layout)["tp"] == 2 else 216}
+            assert not report["problems"], report["problems"]
+        for number, source in enumerate((layout, unit)):
+            with checks.case(f"{case.name}: {source.relative_to(case)} -> hf"):
+                target = pathlib.Path(scratch, case.name, f"{layout.name}-hf-{number}")
+                reshard.convert(source, target, "--to", "hf", *QKV.get(case.name, []), ranks=3 if number else 1)
+                check_same(target, case / "hf")
+    with checks.case(f"{case.name}: Transformers loads it with equal logits") as check:
+        check.note(check_logits(target, load_file(case / "logits.safetensors")))
+
+
+def check_write(case, reshard, checks, scratch):
+    """From each layout and hf/ to each layout, against the framework's own files."""
+    layouts = sorted(case.glob("tp*"))
+    for source, layout in itertools.product([*layouts, case / "hf"], layouts):
+        with checks.case(f"{case.name}: {source.name} -> {layout.name}"):
+            target = pathlib.Path(scratch, case.name, f"{source.name}-to-{layout.name}")
+            tp, pp = degrees(layout)["tp"], degrees(layout)["pp"]
+            flags = ["--to", "megatron-deepspeed", "--tp", tp, "--pp", pp, *FLAGS.get(case.name, [])]
+            if source.name == "hf":
+                step = re.search(r"\d+", unit_of(layout).name)[0]
+                flags += ["--iteration", step, "--vocab-multiple", "8"]
+            reshard.convert(source, target, *flags, ranks=2)
+            assert unit_of(target).name == unit_of(layout).name, f"`latest` names {unit_of(target).name}"
+            check_layers(target, layout)
+            check_model_files(target, layout, tp, pp)
+            again = target.with_name(target.name + "-hf")
+            reshard.convert(target, again, "--to", "hf")  # its own files tell their QKV layout
+            check_same(again, case / "hf")
+
+
+def check_spellings(data, reshard, checks, scratch):
+    """What other versions write for the same model: other numbers, names, containers and rows of query_key_value."""
+
+    def read(name, case, source, change, *flags):
+        with checks.case(f"{case}: {name}"):
+            root = pathlib.Path(scratch, "spellings", name.replace(" ", "-"))
+            shutil.copytree(data / case / source, root)
+            change(unit_of(root))
+            reshard.convert(root, root.with_name(root.name + "-hf"), "--to", "hf", *flags)
+            check_same(root.with_name(root.name + "-hf"), data / case / "hf")
+
+    def rename(pattern, change):
+        def apply(unit):
+            for path in sorted(unit.glob(pattern), reverse=True):
+                path.rename(path.with_name(change(path.name)))
+
+        return apply
+
+    def each(pattern, change, **how):
+        def apply(unit):
+            for path in unit.glob(pattern):
+                content = files.read_torch(path) if pattern.startswith("layer") else torch.load(path, weights_only=False)
+                change(content)
+                torch.save(content, path, **how)
+
+        return apply
+
+    def split_qkv(content):
+        for kind in ("weight", "bias"):
+            name = f"self_attention.query_key_value.{kind}"
+            if name in content:
+                rows = content.pop(name)
+                groups = rows.reshape(-1, 5, 8, *rows.shape[1:])  # 3 query heads, key and value of 8 rows each
+                content[f"self_attention.query.{kind}"] = groups[:, :3].reshape(-1, *rows.shape[1:]).clone()
+                content[f"self_attention.key_value.{kind}"] = groups[:, 3:].reshape(-1, *rows.shape[1:]).clone()
+
+    def old_rows(content):
+        for name in [name for name in content if "query_key_value" in name]:
+            rows = content[name].reshape(-1, 3, 8, *content[name].shape[1:])  # heads, {q, k, v}, dim
+            content[name] = rows.transpose(0, 1).reshape(content[name].shape).contiguous()
+
+    def version_0(unit):
+        each("layer_*", old_rows)(unit)
+        each("mp_rank_*", lambda content: content.pop("checkpoint_version"))(unit)
+
+    number = lambda name: int(re.search(r"layer_(\d+)", name)[1])
+    shift = lambda name: re.sub(r"layer_\d+", f"layer_{number(name) + 95:02d}", name)
+    llama = "megds-llama", "tp2-pp2-dp2"
+    read("three digits and another first number", *llama, rename("layer_*", shift))
+    read("an underscore before model_states", *llama, rename("layer_*", lambda name: name.replace("-model_states", "_model_states")))
+    read("no tensor axis", "megds-llama", "tp1-pp1-dp1", rename("layer_*", lambda name: name.replace("-model_00", "")))
+    read("legacy streams", *llama, each("layer_*", lambda content: None, _use_new_zipfile_serialization=False))
+    read("query and key_value apart", *llama, each("layer_0[2-5]*", split_qkv))
+    read("checkpoint_version absent", "megds-gpt2", "tp2-pp2-dp2", version_0)
+    read("buffers of rotary positions", *llama, each("layer_0[2-5]*", lambda c: c.update({"self_attention.rotary_emb.inv_freq": torch.ones(4)})))
+    read("without latest, by --from-iteration", *llama, lambda unit: None, "--from-iteration", "3")
+
+
+def check_other_layouts(data, reshard, checks, scratch):
+    """Degrees and forms that no fixture has, there and back."""
+    routes = {
+        "tp 4, pp 3, uneven": ("megds-bloom/hf", ["--tp", "3", "--pp", "4"]),
+        "without pipeline files": ("megds-llama/hf", ["--no-pipeline-files", "--tp", "2"]),
+        "without pipeline files, blocked": ("megds-gpt2/hf", ["--no-pipeline-files", "--tp", "4", "--mds-qkv-layout", "blocked"]),
+        "to the later lineage": ("megds-gpt2/tp2-pp2-dp2", ["--lineage", "deepspeed", "--tp", "4"]),
+        "release": ("megds-llama/tp2-pp2-dp2", ["--for-release", "--pp", "4"]),
+    }
+    for name, (source, flags) in routes.items():
+        with checks.case(f"{name}: {source}"):
+            target = pathlib.Path(scratch, "routes", name.replace(" ", "-"))
+            reshard.convert(data / source, target, "--to", "megatron-deepspeed", *flags)
+            reshard.convert(target, target.with_name(target.name + "-hf"), "--to", "hf")
+            check_same(target.with_name(target.name + "-hf"), (data / source).parent / "hf")
+    for name, layout, step in (("megds-gpt2", "tp2-pp2-dp2", 97500), ("megds-gpt2-blocked", "tp2-pp2-dp1", 3), ("megds-llama", "tp1-pp1-dp1", 3)):
+        with checks.case(f"{name}: {layout} -> megatron -> {layout}"):
+            there, back = (pathlib.Path(scratch, "routes", f"{name}-{word}") for word in ("there", "back"))
+            flags = ["--tp", degrees(data / name / layout)["tp"], "--pp", degrees(data / name / layout)["pp"]]
+            reshard.convert(data / name / layout, there, "--to", "megatron", "--tp", "2", *QKV.get(name, []))
+            reshard.convert(there, back, "--to", "megatron-deepspeed", "--vocab-size", VOCABULARY, *flags, *FLAGS.get(name, []), ranks=3)
+            check_layers(back, data / name / layout)
+            assert unit_of(back).name == f"global_step{step}"
+    with checks.case("a vocabulary of 250,880 rows"):
+        large, again = (pathlib.Path(scratch, "routes", word) for word in ("large", "large-hf"))
+        sizes = ["--family", "bloom", "--layers", "2", "--hidden", "8", "--heads", "2", "--vocab", "250680"]
+        reshard.run("sample", large, "--to", "megatron-deepspeed", *sizes, "--tp", "2", "--pp", "2")
+        reshard.convert(large, again, "--to", "hf", ranks=3)
+        reshard.run("compare", large, again)
+    with checks.case("without pipeline files: the module's dicts"):
+        unit = unit_of(pathlib.Path(scratch, "routes", "without-pipeline-files"))
+        assert not list(unit.glob("layer_*")), "layer files are there"
+        content = files.read_torch(unit / "mp_rank_01_model_states.pt")
+        model = content["module"]["language_model"]
+        assert content["args"].no_pipeline_parallel is True
+        assert set(model) == {"embedding", "encoder", "output_layer"} and set(model["output_layer"]) == {"weight"}
+        assert set(model["embedding"]["word_embeddings"]) == {"weight"}
+        assert {"layers.0.input_layernorm.weight", "final_layernorm.weight"} <= set(model["encoder"])
+    with checks.case("release: counters are 0"):
+        content = files.read_torch(unit_of(pathlib.Path(scratch, "routes", "release")) / "mp_rank_00_model_states.pt")
+        assert content["iteration"] == 0 and content["global_steps"] == 0 and content["tokens"] == 0
+        assert content["args"].consumed_train_samples == 0
+
+
+def check_huggingface(data, reshard, checks, scratch):
+    """A Transformers model under ZeRO 1 and 2; ZeRO 3 is refused."""
+    config = ["--config", data / "zero-llama" / "hf" / "config.json"]
+    for stage in ("zero1-dp2", "zero2-dp2"):
+        with checks.case(f"zero-llama: {stage}"):
+            source, target = data / "zero-llama" / stage, pathlib.Path(scratch, stage)
+            report = json.loads(reshard.run("inspect", source, "--json", *config))
+            assert report["format"] == "deepspeed" and report["parallelism"]["dp"] == 2, report["parallelism"]
+            assert ("optimizer of ZeRO: 2 files" in str(report["dropped"])) == (stage == "zero1-dp2")
+            reshard.convert(source, target, "--to", "hf", *config)
+            check_same(target, data / "zero-llama" / "hf")
+
+
+def check_trainer(data, reshard, checks, scratch):
+    """A Trainer's folder: config.json above the tag is found; a whole model there is taken first, for ZeRO 3 too."""
+    for stage, case in (("zero1-dp2", "zero-llama"), ("zero3-dp2", "zero-llama-stage3")):
+        root = pathlib.Path(scratch, f"checkpoint-{stage}")
+        shutil.copytree(data / case / stage, root)
+        shutil.copy(data / case / "hf" / "config.json", root)
+        steps = [("deepspeed", None), ("hf", "model.safetensors")] if stage == "zero1-dp2" else [("hf", "model.safetensors")]
+        for number, (wanted, file) in enumerate(steps):
+            with checks.case(f"Trainer's {stage} {'with' if file else 'without'} a whole model"):
+                if file:
+                    shutil.copy(data / case / "hf" / file, root)
+                assert json.loads(reshard.run("inspect", root, "--json"))["format"] == wanted
+                reshard.convert(root, f"{root}-{number}", "--to", "hf")
+                check_same(f"{root}-{number}", data / case / "hf")
+    with checks.case("Trainer's zero1-dp2 by --from deepspeed"):
+        source = pathlib.Path(scratch, "checkpoint-zero1-dp2")
+        assert json.loads(reshard.run("inspect", source, "--from", "deepspeed", "--json"))["format"] == "deepspeed"
+
+
+def check_refusals(data, reshard, checks, scratch):
+    """Damaged folders are refused, with the file and the reason in the text."""
+    numbers = itertools.count()
+
+    def refused(name, source, damage, *wanted, code=3, flags=("--to", "hf")):
+        with checks.case(f"refused: {name}"):
+            root = pathlib.Path(scratch, f"damaged-{next(numbers)}")
+            shutil.copytree(data / source, root)
+            damage(unit_of(root))
+            command = [reshard.binary, "convert", str(root), f"{root}-out", *map(str, flags)]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+            assert done.returncode == code, f"exit {done.returncode}: {done.stderr[-500:]}"
+            for text in wanted:
+                assert text in done.stderr, f"'{text}' is not in: {done.stderr[-1000:]}"
+            assert not pathlib.Path(f"{root}-out").exists(), "a target is there"
+
+    def remove(pattern):
+        return lambda unit: [path.unlink() for path in sorted(unit.glob(pattern))]
+
+    def copy(old, new):
+        return lambda unit: shutil.copy(unit / old, unit / new)
+
+    def foreign(pattern, folder):
+        return lambda unit: [shutil.copy(path, unit) for path in unit_of(data / folder).glob(pattern)]
+
+    def edit(change, pattern="mp_rank_*"):
+        def damage(unit):
+            for path in unit.glob(pattern):
+                content = torch.load(path, weights_only=False)
+                change(content)
+                torch.save(content, path)
+
+        return damage
+
+    def optimizer(*ranks):
+        return lambda unit: [(unit / f"bf16_zero_pp_rank_{d}_mp_rank_{m:02d}_optim_states.pt").write_bytes(b"") for d, m in ranks]
+
+    def change_norm(unit):
+        path = unit / "layer_03-model_01-model_states.pt"
+        content = torch.load(path)
+        content["input_layernorm.weight"][3] += 1
+        torch.save(content, path)
+
+    llama = "megds-llama/tp2-pp2-dp2"
+    refused("a layer file is missing", llama, remove("layer_03-model_01*"), "layer_03-model_01-model_states.pt: missing")
+    refused("a layer is missing", llama, remove("layer_03-*"), "layer_03-model_00-model_states.pt: missing")
+    refused("the last layer is missing", llama, remove("layer_05-*"), "hold a layer, wanted 4")
+    refused("the head is missing", llama, remove("layer_07-*"), "hold the head, wanted 1")
+    refused("no mp_rank file", llama, remove("mp_rank_*"), "no mp_rank_XX_model_states.pt")
+    refused("an mp_rank file is missing", llama, remove("mp_rank_01*"), "mp_rank_01_model_states.pt: missing")
+    refused("the last mp_rank file is missing", llama, remove("mp_rank_03*"), "make no whole stages")
+    refused("one tp rank is missing", llama, remove("layer_*model_01*"), "args: tp is 2", "names of the files say 1")
+    refused("an mp_rank file twice", llama, copy("mp_rank_00_model_states.pt", "mp_rank_02_model_states.pt"), "written by rank 0", "twice")
+    refused("a layer's file of another tp rank", llama, copy("layer_03-model_00-model_states.pt", "layer_03-model_01-model_states.pt"), "layer_03-model_01", "twice")
+    refused("a layer's file for another layer", llama, copy("layer_03-model_00-model_states.pt", "layer_04-model_00-model_states.pt"), "layer_04-model_00", "twice")
+    refused("a layer file under two names", llama, copy("layer_03-model_00-model_states.pt", "layer_3-model_00_model_states.pt"), "two names")
+    refused("layer files of another run", llama, foreign("layer_03*", "megds-bloom/tp2-pp2-dp2"), "layer_03-model_00")
+    refused("mp_rank files of another run", llama, foreign("mp_rank_01*", "megds-gpt2-blocked/tp2-pp2-dp1"), "mp_rank_01_model_states.pt: args.")
+    refused("stray file of tp 1", "megds-llama/tp1-pp1-dp1", copy("layer_03-model_00-model_states.pt", "layer_03-model_01-model_states.pt"), "missing")
+    refused("optimizer files with a gap", llama, optimizer((0, 0), (0, 1), (0, 2), (0, 3), (1, 0)), "are not those of 2 data-parallel ranks")
+    refused("optimizer files of more ranks", llama, optimizer(*itertools.product(range(3), range(4))), "dp_world_size is 2", "3 data-parallel ranks")
+    refused("replicas differ", llama, change_norm, "input_layernorm.weight")
+    refused("a universal checkpoint", llama, lambda unit: (unit / "zero").mkdir(), "a universal checkpoint")
+    refused("a vocabulary that is no number", llama, edit(lambda content: content["universal_checkpoint_info"].update(original_vocab_size="x")), "original_vocab_size")
+    refused("layers far apart", llama, copy("layer_02-model_00-model_states.pt", "layer_999999999-model_00-model_states.pt"), "layer_06-model_00-model_states.pt: missing")
+    refused("an mp_rank file without args", llama, edit(lambda content: content.pop("args"), "mp_rank_02*"), "mp_rank_02_model_states.pt: no args")
+    refused("the layout of query_key_value, told twice", llama, edit(lambda content: content.update(reshard_qkv_layout="grouped")), "the files say", code=2, flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
+    refused("ZeRO 3", "zero-llama-stage3/zero3-dp2", lambda unit: None, "ZeRO 3 keeps the weights")
+    refused("a layer that is none", llama, edit(lambda content: content.update({"odd": torch.zeros(2)}), "layer_06*"), "neither embedding, layer, norm nor head")
+    refused("the tag's folder is gone", llama, remove("*"), "holds no file of DeepSpeed")
+    refused("blocked QKV with groups", llama, lambda unit: None, "blocked", code=2, flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
+    to = ("--to", "megatron-deepspeed")
+    refused("rope in the BigScience lineage", llama, lambda unit: None, "attention_bias = false", "no place for head.weight", flags=(*to, "--lineage", "bigscience"))
+    refused("ALiBi in the later lineage", "megds-bloom/tp1-pp1-dp1", lambda unit: None, "position", flags=(*to, "--lineage", "deepspeed"))
+    refused("stages by hand", llama, lambda unit: None, "--stage-layers", code=2, flags=(*to, "--stage-layers", "1,3"))
+    refused("heads that tp does not divide", llama, lambda unit: None, "does not divide", flags=(*to, "--tp", "4"))
+    refused("more stages than layers", llama, lambda unit: None, "--pp 5", code=2, flags=(*to, "--pp", "5"))
+    refused("no pipeline files with stages", llama, lambda unit: None, "--no-pipeline-files", code=2, flags=(*to, "--no-pipeline-files", "--pp", "2"))
+    refused("a lineage for another target", llama, lambda unit: None, "--lineage", code=2, flags=("--to", "megatron", "--lineage", "deepspeed"))
+    refused("to deepspeed", llama, lambda unit: None, "--to hf", code=2, flags=("--to", "deepspeed"))
+
+
+def main(arguments):
+    binary, mpiexec, data, *names = arguments
+    sys.modules["megatron.enums"] = types.SimpleNamespace(PositionEmbeddingType=POSITIONS)  # beside megatron-core's modules
+    reshard, checks, data = Reshard(binary, mpiexec), Checks(), pathlib.Path(data, "deepspeed")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in PIPELINE:
+            if not names or name in names:
+                check_read(data / name, reshard, checks, scratch)
+                check_write(data / name, reshard, checks, scratch)
+        if not names or "others" in names:
+            check_spellings(data, reshard, checks, scratch)
+            check_other_layouts(data, reshard, checks, scratch)
+            check_huggingface(data, reshard, checks, scratch)
+            check_trainer(data, reshard, checks, scratch)
+        if not names or "refusals" in names:
+            check_refusals(data, reshard, checks, scratch)
+    return checks.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
