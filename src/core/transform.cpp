@@ -115,7 +115,8 @@ void check_castable(Dtype dtype) {
 }
 
 CastFunction load_module() {
-  void* module = dlopen(cast_module, RTLD_NOW | RTLD_LOCAL);  // by the program's run path
+  const std::string path = std::string(RESHARD_CAST_FOLDER) + cast_module;
+  void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   void* function = module == nullptr ? nullptr : dlsym(module, cast_symbol);
   if (function == nullptr) {
     throw Error(Kind::io, std::string("values cannot be cast without libtorch: ") + dlerror());
