@@ -39,6 +39,39 @@ std::vector<std::uint64_t> numbers_of(const std::string& text, const char* optio
   return numbers;
 }
 
+void add_merak_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words) {
+  command
+      .add_option("--merak-era", options.merak_era,
+                  "1 (v1.1.0), 1-flat (v1.1.1) or 2 (v2; default: the source's, 2)")
+      ->check(CLI::IsMember({"1", "1-flat", "2"}))
+      ->group("Merak");
+  command
+      .add_option("--vocab-parallel", options.vocab_parallel,
+                  "cut tied embeddings over tp (default: the source's, yes in era 1)")
+      ->check(CLI::IsMember({"yes", "no"}))
+      ->group("Merak");
+  command
+      .add_option("--partition-method", options.partition_method,
+                  "uniform (default in era 1), uniform_floor (in era 2) or custom")
+      ->check(CLI::IsMember({"uniform", "uniform_floor", "custom"}))
+      ->group("Merak");
+  command
+      .add_option("--custom-partition", words.custom_partition,
+                  "first module of each stage, and their number: 0,3,7,11,15")
+      ->group("Merak");
+  command
+      .add_option("--merak-buffers", options.merak_buffers,
+                  "GPT-2's masks in era 1: masks, traced or none (default: the source's, masks)")
+      ->check(CLI::IsMember({"masks", "traced", "none"}))
+      ->group("Merak");
+  command
+      .add_option(
+          "--merak-tied-keys", options.merak_tied_keys,
+          "tied_modules keys, for runs without --no_tie_modules (default: the source's, no)")
+      ->check(CLI::IsMember({"yes", "no"}))
+      ->group("Merak");
+}
+
 }  // namespace
 
 void add_source_options(CLI::App& command, formats::SourceOptions& options) {
@@ -94,7 +127,9 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
           "--vocab-multiple", options.vocab_multiple,
           "vocabulary is padded to a multiple of this times tp (default: the source's, 128)")
       ->group("Target");
-  command.add_option("--vocab-fill", words.vocab_fill, "padding rows that only the target has")
+  command
+      .add_option("--vocab-fill", words.vocab_fill,
+                  "padding rows that only the target has (default: zero; merak: last)")
       ->check(CLI::IsMember({"zero", "last"}))
       ->group("Target");
   command.add_option("--max-shard-size", words.max_shard_size, "largest Hugging Face file: 5GB")
@@ -113,14 +148,18 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
   command
       .add_flag("--for-release", options.for_release, "write a release: iteration counters reset")
       ->group("Target");
+  add_merak_options(command, options, words);
   command.add_option("--optimizer", words.optimizer, "drop; keep is not there yet")
       ->group("Target");
 }
 
 void settle(const OptionWords& words, formats::TargetOptions& options) {
   options.dtype = dtype_of_word(words.dtype);
-  options.vocab_fill =
-      words.vocab_fill == "last" ? formats::VocabFill::last : formats::VocabFill::zero;
+  if (!words.vocab_fill.empty()) {
+    options.vocab_fill =
+        words.vocab_fill == "last" ? formats::VocabFill::last : formats::VocabFill::zero;
+  }
+  options.custom_partition = numbers_of(words.custom_partition, "--custom-partition");
   options.max_shard_bytes = formats::parse_size(words.max_shard_size);
   options.stage_layers = numbers_of(words.stage_layers, "--stage-layers");
   if (words.optimizer != "drop") {

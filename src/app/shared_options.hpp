@@ -10,9 +10,9 @@ namespace reshard::app {
 
 /// Words on the command line that are not yet values: sizes, dtypes, choices.
 struct OptionWords {
-  std::string dtype = "keep", vocab_fill = "zero", max_shard_size = "5GB", memory;
+  std::string dtype = "keep", vocab_fill, max_shard_size = "5GB", memory;
   std::string optimizer = "drop", replicas = "equal";
-  std::string stage_layers;
+  std::string stage_layers, custom_partition;
 };
 
 /// Options that tell about a source; shared by all commands that read one.

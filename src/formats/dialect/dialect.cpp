@@ -5,6 +5,7 @@
 #include "core/error.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
+#include "formats/dialect/merak.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -23,7 +24,8 @@ bool keeps_dtype(std::string_view role) {
 const std::vector<const Dialect*>& dialects() {
   static const HuggingFace safetensors(WeightFiles::safetensors), bin(WeightFiles::bin);
   static const Megatron megatron;
-  static const std::vector<const Dialect*> all = {&megatron, &safetensors, &bin};
+  static const Merak merak;  // before Megatron, whose tracker and folders look alike
+  static const std::vector<const Dialect*> all = {&merak, &megatron, &safetensors, &bin};
   return all;
 }
 

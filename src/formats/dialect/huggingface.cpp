@@ -130,7 +130,8 @@ void sort_by_layer(std::vector<StoredTensor>& tensors, const CanonicalModel& mod
                    [&](const StoredTensor& a, const StoredTensor& b) { return key(a) < key(b); });
 }
 
-/// The config.json of a record: the source's own, key for key, where it says the same.
+}  // namespace
+
 Json config_of(const Source& source, const families::Record& record) {
   if (!source.config.is_object()) {
     return families::write_config(source.family, record, source.model_type);
@@ -142,8 +143,6 @@ Json config_of(const Source& source, const families::Record& record) {
   if (told == record) return config_with_dtype(source.config, record.at("dtype"));
   return families::write_config(source.family, record, source.model_type, source.config);
 }
-
-}  // namespace
 
 Json config_with_dtype(Json config, const Json& dtype) {
   for (const char* key : {"torch_dtype", "dtype"}) {

@@ -32,13 +32,19 @@ struct TargetOptions {
   std::optional<std::uint64_t> tp, pp, vpp, ep, etp;
   std::vector<std::uint64_t> stage_layers;  ///< layers of each pipeline stage
   std::optional<Dtype> dtype;
-  VocabFill vocab_fill = VocabFill::zero;
+  std::optional<VocabFill> vocab_fill;            ///< default: the framework's own way
   std::optional<std::uint64_t> vocab_multiple;    ///< make_vocab_size_divisible_by
   std::uint64_t max_shard_bytes = 5'000'000'000;  ///< of Hugging Face files
   std::string transformer_impl;            ///< "transformer_engine", "local"; empty: source's
   std::string megatron_names;              ///< "mcore", "legacy"; empty: mcore
   std::optional<std::uint64_t> iteration;  ///< of the folder written; default: the source's
   bool for_release = false;                ///< folder `release`, counters reset
+  std::string merak_era;                   ///< "1", "1-flat", "2"; empty: the source's, 2
+  std::string vocab_parallel;              ///< "yes", "no"; empty: the source's, yes in era 1
+  std::string partition_method;            ///< "uniform", "uniform_floor", "custom"; empty: era's
+  std::vector<std::uint64_t> custom_partition;  ///< borders of stages over Merak's modules
+  std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
+  std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
 };
 
 }  // namespace reshard::formats
