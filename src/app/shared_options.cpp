@@ -39,33 +39,6 @@ std::vector<std::uint64_t> numbers_of(const std::string& text, const char* optio
   return numbers;
 }
 
-/// Options that only some targets can follow; the others would leave them without effect.
-void check_effect(const OptionWords& words, const formats::TargetOptions& o) {
-  const bool huggingface = o.to.starts_with("hf");
-  const std::pair<const char*, bool> layout[] = {
-      {"--tp", o.tp.has_value()},
-      {"--pp", o.pp.has_value()},
-      {"--vpp", o.vpp.has_value()},
-      {"--ep", o.ep.has_value()},
-      {"--etp", o.etp.has_value()},
-      {"--stage-layers", !words.stage_layers.empty()},
-      {"--vocab-multiple", o.vocab_multiple.has_value()},
-      {"--vocab-fill", !words.vocab_fill.empty()},
-      {"--transformer-impl", !o.transformer_impl.empty()},
-      {"--megatron-names", !o.megatron_names.empty()},
-      {"--iteration", o.iteration.has_value()},
-      {"--for-release", o.for_release}};
-  for (const auto& [name, given] : layout) {
-    if (huggingface && given) {
-      throw Error(Kind::usage, std::string(name) + ": --to " + o.to +
-                                   " writes a folder without layout, padding or iterations");
-    }
-  }
-  if (!huggingface && !words.max_shard_size.empty()) {
-    throw Error(Kind::usage, "--max-shard-size: --to " + o.to + " writes one file for each rank");
-  }
-}
-
 std::uint64_t size_of(const char* option, const std::string& text) {
   return with_context(option, [&] { return formats::parse_size(text); });
 }
@@ -89,11 +62,37 @@ void add_megds_options(CLI::App& command, formats::TargetOptions& options) {
       ->group("Target");
 }
 
-/// Options that only one target can follow.
-void check_megds_options(const formats::TargetOptions& o) {
-  if (o.to == "megatron-deepspeed" || (o.lineage.empty() && !o.no_pipeline_files)) return;
-  throw Error(Kind::usage, std::string(o.lineage.empty() ? "--no-pipeline-files" : "--lineage") +
-                               ": only --to megatron-deepspeed has it");
+void add_merak_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words) {
+  command
+      .add_option("--merak-era", options.merak_era,
+                  "1 (v1.1.0), 1-flat (v1.1.1) or 2 (v2; default: the source's, 2)")
+      ->check(CLI::IsMember({"1", "1-flat", "2"}))
+      ->group("Merak");
+  command
+      .add_option("--vocab-parallel", options.vocab_parallel,
+                  "cut tied embeddings over tp (default: the source's, yes in era 1)")
+      ->check(CLI::IsMember({"yes", "no"}))
+      ->group("Merak");
+  command
+      .add_option("--partition-method", options.partition_method,
+                  "uniform (default in era 1), uniform_floor (in era 2) or custom")
+      ->check(CLI::IsMember({"uniform", "uniform_floor", "custom"}))
+      ->group("Merak");
+  command
+      .add_option("--custom-partition", words.custom_partition,
+                  "first module of each stage, and their number: 0,3,7,11,15")
+      ->group("Merak");
+  command
+      .add_option("--merak-buffers", options.merak_buffers,
+                  "GPT-2's masks in era 1: masks, traced or none (default: the source's, masks)")
+      ->check(CLI::IsMember({"masks", "traced", "none"}))
+      ->group("Merak");
+  command
+      .add_option(
+          "--merak-tied-keys", options.merak_tied_keys,
+          "tied_modules keys, for runs without --no_tie_modules (default: the source's, no)")
+      ->check(CLI::IsMember({"yes", "no"}))
+      ->group("Merak");
 }
 
 }  // namespace
@@ -204,6 +203,7 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
   command
       .add_flag("--for-release", options.for_release, "write a release: iteration counters reset")
       ->group("Target");
+  add_merak_options(command, options, words);
   command.add_option("--optimizer", words.optimizer, "drop; keep is not there yet")
       ->group("Target");
   add_megds_options(command, options);
@@ -211,18 +211,19 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
 
 void settle(const OptionWords& words, formats::TargetOptions& options) {
   options.dtype = dtype_of_word(words.dtype);
-  options.vocab_fill =
-      words.vocab_fill == "last" ? formats::VocabFill::last : formats::VocabFill::zero;
   if (!words.max_shard_size.empty()) {
     options.max_shard_bytes = size_of("--max-shard-size", words.max_shard_size);
   }
+  if (!words.vocab_fill.empty()) {
+    options.vocab_fill =
+        words.vocab_fill == "last" ? formats::VocabFill::last : formats::VocabFill::zero;
+  }
+  options.custom_partition = numbers_of(words.custom_partition, "--custom-partition");
   options.stage_layers = numbers_of(words.stage_layers, "--stage-layers");
   if (words.optimizer != "drop") {
     throw Error(Kind::usage, "--optimizer " + words.optimizer +
                                  ": this version converts model weights only; wanted drop");
   }
-  check_effect(words, options);
-  check_megds_options(options);
 }
 
 std::uint64_t memory_of(const OptionWords& words) {

@@ -12,7 +12,7 @@ namespace reshard::app {
 struct OptionWords {
   std::string dtype = "keep", vocab_fill, max_shard_size, memory;
   std::string optimizer = "drop", replicas = "equal";
-  std::string stage_layers;
+  std::string stage_layers, custom_partition;
 };
 
 /// Options that tell about a source; shared by all commands that read one.

@@ -44,6 +44,14 @@ struct FactorProduct {
   std::string whole, slow, fast;
 };
 
+/// What a stored tensor holds that is a constant of the framework and no weight.
+enum class Constant : std::uint8_t {
+  none,
+  causal_mask,   ///< [.., n, n] of bytes: 1 on and below the diagonal
+  positions,     ///< [.., n] of i64: 0, 1, ...
+  masked_score,  ///< one number, -10000
+};
+
 /// A tensor as it lies in a file.
 struct StoredTensor {
   std::string name;  ///< in its file
@@ -54,7 +62,8 @@ struct StoredTensor {
   std::vector<Placement> placements;  ///< in elements of the row-major shape
   double add = 0;                     ///< stored value = canonical value + add (zero-centred norms)
   bool optional = false;              ///< may be absent from a source, is never written
-  std::size_t repeats = 0;            ///< so many placements, the last, repeat elements for fill
+  Constant constant = Constant::none;  ///< then it has no placements
+  std::size_t repeats = 0;             ///< so many placements, the last, repeat elements for fill
 };
 
 /// One file with its stored tensors.

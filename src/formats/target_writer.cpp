@@ -1,6 +1,7 @@
 #include "formats/target_writer.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <filesystem>
 
@@ -8,6 +9,29 @@
 #include "formats/container/crc32.hpp"
 
 namespace reshard::formats {
+namespace {
+
+/// The bytes of a constant tensor that lie in a range of its file.
+void put_constant(const TargetTensor& tensor, ByteRange range, std::span<std::byte> bytes) {
+  const StoredTensor& stored = tensor.stored;
+  const std::uint64_t width = reshard::bytes(stored.dtype);
+  const std::uint64_t n = stored.shape.empty() ? 1 : stored.shape.back();
+  const std::uint64_t first = std::max(range.first, tensor.base);
+  const std::uint64_t last = std::min(range.last, tensor.base + tensor.bytes);
+  for (std::uint64_t at = first; at < last; ++at) {
+    const std::uint64_t element = (at - tensor.base) / width;
+    std::uint64_t value = 0;
+    if (stored.constant == Constant::causal_mask) value = element % n <= element / n ? 1 : 0;
+    if (stored.constant == Constant::positions) value = element % n;
+    if (stored.constant == Constant::masked_score) {
+      value = stored.dtype == Dtype::f16 ? 0xf0e2U : std::bit_cast<std::uint32_t>(-10000.0F);
+    }
+    bytes[at - range.first] =
+        static_cast<std::byte>((value >> ((at - tensor.base) % width * 8)) & 0xffU);
+  }
+}
+
+}  // namespace
 
 TargetWriter::TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
                            const std::vector<FileLayout>& layouts, std::uint64_t threads)
@@ -53,6 +77,10 @@ void TargetWriter::put_other_bytes(Tile tile, std::span<std::byte> bytes) const 
   if (description.container == FileDescription::Container::copy) {
     File::open_read(description.copied_from).read_at(range.first, bytes);
     return;
+  }
+  for (const std::uint32_t t : tensors_in(*geometry_, tile.file, range)) {
+    const TargetTensor& tensor = geometry_->tensors[t];
+    if (tensor.stored.constant != Constant::none) put_constant(tensor, range, bytes);
   }
   const std::vector<FileLayout::Literal>& literals = (*layouts_)[tile.file].literals;
   auto literal = std::upper_bound(

@@ -14,7 +14,7 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   done("index");
   agree(comm, "describe", [&] {
     problems.raise();
-    formats::check_options(p.source, wish.target);
+    formats::check_options(wish.target, p.source.found.dialect);
     p.target = formats::dialect_named(wish.target.to).describe(p.source, wish.target, problems);
     problems.raise();
     for (const formats::FileDescription& file : p.target.files) {

@@ -143,7 +143,6 @@ def foreign(words, *files):
 foreign(("is torch_dist",), "iter_0000003/__0_0.distcp", "iter_0000003/.metadata")
 foreign(("DeepSpeed (ZeRO)",), "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step3/mp_rank_00_model_states.pt")
 foreign(("universal checkpoint",), "global_step3_universal/zero/a/fp32.pt", "global_step3_universal/mp_rank_00_model_states.pt")
-foreign(("Merak",), "iter_0000003/mp_rank_00/partial_model_optim.pt")
 foreign(("HDF5",), "weights.h5")
 
 
@@ -189,7 +188,7 @@ def target_without_space(folder):
     return {"target": small / "target", "mount": small} if mounted else {"skip": "mounting a small tmpfs is not permitted"}
 
 
-@case(USAGE, "--mds-qkv-layout", "neither side", source="gqa", flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
+@case(USAGE, "--mds-qkv-layout", "only: megatron-deepspeed", source="gqa", flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
 def a_layout_of_another_framework(folder):
     pass
 

@@ -8,6 +8,7 @@
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
 #include "formats/dialect/megds.hpp"
+#include "formats/dialect/merak.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -86,10 +87,11 @@ bool keeps_dtype(std::string_view role) {
 const std::vector<const Dialect*>& dialects() {
   static const HuggingFace safetensors(WeightFiles::safetensors), bin(WeightFiles::bin);
   static const Megatron megatron;
+  static const Merak merak;  // before Megatron, whose tracker and folders look alike
   static const MegatronDeepSpeed megatron_deepspeed;
   static const DeepSpeed deepspeed;
-  static const std::vector<const Dialect*> all = {&megatron_deepspeed, &deepspeed, &megatron,
-                                                  &safetensors, &bin};
+  static const std::vector<const Dialect*> all = {&megatron_deepspeed, &deepspeed,   &merak,
+                                                  &megatron,           &safetensors, &bin};
   return all;
 }
 
@@ -132,13 +134,6 @@ bool holds_checkpoint(const std::string& folder) {
     const std::optional<Found> found = quietly_detected(*dialect, options);
     return found && fs::equivalent(found->unit, folder);
   });
-}
-
-void check_options(const Source& source, const TargetOptions& options) {
-  constexpr std::string_view megds = "megatron-deepspeed";
-  if (options.mds_qkv_layout.empty() || source.found.dialect == megds || options.to == megds)
-    return;
-  throw Error(Kind::usage, "--mds-qkv-layout: neither side is " + std::string(megds));
 }
 
 Dtype target_dtype(const StoredTensor& tensor, const Source& source,

@@ -42,9 +42,6 @@ Found detect(const SourceOptions& options);
 /// Whether a checkpoint of any dialect lies in the folder itself, not in a folder of it.
 bool holds_checkpoint(const std::string& folder);
 
-/// Error(usage) for options that neither the source's nor the target's format can follow.
-void check_options(const Source& source, const TargetOptions& options);
-
 /// dtype of a target tensor: that of its parts in the source, cast as the user wishes; Error(input)
 /// when the parts differ. Tensors that frameworks keep in fp32 whatever the model's dtype stay.
 Dtype target_dtype(const StoredTensor& tensor, const Source& source,

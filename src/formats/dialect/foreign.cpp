@@ -70,11 +70,6 @@ std::string hint_of_folder(const fs::path& folder) {
   if (has("*zero_pp_rank_*_states.pt")) {
     return folder.string() + " has files of a DeepSpeed (ZeRO) optimizer, but none of the model";
   }
-  const std::optional<std::string> rank = first_like(names, "mp_rank_*");
-  if (has("model_optim.pt") || has("partial_model_optim.pt") ||
-      (rank && fs::exists(folder / *rank / "partial_model_optim.pt"))) {
-    return not_read(folder, "a Merak checkpoint", "merak");
-  }
   if (has("model-*.safetensors") || has("pytorch_model-*.bin")) {
     return folder.string() + " has weights in numbered files, but no index " +
            (has("model-*.safetensors") ? "model.safetensors" : "pytorch_model.bin") +

@@ -107,19 +107,6 @@ void sort_by_layer(std::vector<StoredTensor>& tensors, const CanonicalModel& mod
                    [&](const StoredTensor& a, const StoredTensor& b) { return key(a) < key(b); });
 }
 
-/// The config.json of a record: the source's own, key for key, where it says the same.
-Json config_of(const Source& source, const families::Record& record) {
-  if (!source.config.is_object()) {
-    return families::write_config(source.family, record, source.model_type);
-  }
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : source.config.items()) keys.push_back(key);
-  families::Record told = families::read_config(source.family, source.config, keys);
-  told["dtype"] = record.at("dtype");
-  if (told == record) return config_with_dtype(source.config, record.at("dtype"));
-  return families::write_config(source.family, record, source.model_type, source.config);
-}
-
 /// Refuses options that say nothing of a folder whose config.json says it all.
 void check_options(const SourceOptions& options, const Json& config) {
   if (options.iteration) {
@@ -138,6 +125,18 @@ void check_options(const SourceOptions& options, const Json& config) {
 }
 
 }  // namespace
+
+Json config_of(const Source& source, const families::Record& record) {
+  if (!source.config.is_object()) {
+    return families::write_config(source.family, record, source.model_type);
+  }
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : source.config.items()) keys.push_back(key);
+  families::Record told = families::read_config(source.family, source.config, keys);
+  told["dtype"] = record.at("dtype");
+  if (told == record) return config_with_dtype(source.config, record.at("dtype"));
+  return families::write_config(source.family, record, source.model_type, source.config);
+}
 
 Json config_with_dtype(Json config, const Json& dtype) {
   for (const char* key : {"torch_dtype", "dtype"}) {
@@ -241,7 +240,8 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
         "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
         "--config or --tokenizer gives them");
   }
-  const ShardSplit split = split_shards(specs, options.max_shard_bytes, files_);
+  const ShardSplit split =
+      split_shards(specs, options.max_shard_bytes.value_or(5'000'000'000), files_);
   std::uint64_t parameters = 0;
   for (const StoredTensor& tensor : tensors) parameters += elements(tensor.shape);
   for (const ShardSplit::Shard& shard : split.shards) {

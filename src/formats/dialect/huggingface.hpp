@@ -26,6 +26,9 @@ class HuggingFace final : public Dialect {
 /// The family that an option names, a table's file or an embedded one.
 families::Family family_named(const std::string& name);
 
+/// The config.json of a record: the source's own, key for key, where it says the same.
+Json config_of(const Source& source, const families::Record& record);
+
 /// A config.json with its dtype, under whichever key it has one, set to torch's name for it.
 Json config_with_dtype(Json config, const Json& dtype);
 

@@ -5,6 +5,7 @@
 
 #include "formats/dialect/dialect.hpp"
 #include "formats/dialect/rows.hpp"
+#include "formats/file.hpp"
 
 namespace reshard::formats {
 
@@ -67,6 +68,9 @@ void check_writers(const Parallelism& parallelism, std::uint64_t world,
                    const std::vector<FileIndex>& indices,
                    const std::map<std::string, FileRank>& ranks, Source& source,
                    Problems& problems);
+
+/// A checksum of what lies in a few places of a file: enough to tell two ranks' files apart.
+std::uint32_t content_of(const File& file);
 
 /// A text that is one number and nothing else.
 std::optional<std::uint64_t> whole_number(std::string_view text);

@@ -73,7 +73,8 @@ std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& op
   return latest ? root / iteration_folder(*latest) : root / "release";
 }
 
-/// A checksum of what lies in a few places of a file: enough to tell two ranks' files apart.
+}  // namespace
+
 std::uint32_t content_of(const File& file) {
   constexpr std::uint64_t places = 16, piece = 4096;
   const std::uint64_t size = file.size();
@@ -85,8 +86,6 @@ std::uint32_t content_of(const File& file) {
   }
   return crc;
 }
-
-}  // namespace
 
 std::optional<Found> Megatron::detect(const SourceOptions& options) const {
   const fs::path path(options.path);

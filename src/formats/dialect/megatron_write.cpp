@@ -21,8 +21,12 @@ Parallelism target_parallelism(const Source& source, const TargetOptions& option
   p.vpp = options.vpp.value_or(1);
   p.ep = options.ep.value_or(1);
   p.etp = options.etp.value_or(p.tp);
+  // Other frameworks may give a stage nothing but an embedding.
+  const bool usable = source.found.dialect == "megatron" ||
+                      std::all_of(from.chunks.begin(), from.chunks.end(),
+                                  [](const LayerRange& chunk) { return chunk.count > 0; });
   const bool same_stages = options.stage_layers.empty() && p.pp == from.pp && p.vpp == from.vpp &&
-                           from.chunks.size() == p.pp * p.vpp;
+                           from.chunks.size() == p.pp * p.vpp && usable;
   p.chunks = same_stages ? from.chunks : stage_table(layers, p.pp, p.vpp, options.stage_layers);
   if (p.ep > 1 && source.record.at("experts") == 0) {
     throw Error(Kind::usage, "--ep " + std::to_string(p.ep) + ": the model has no experts");

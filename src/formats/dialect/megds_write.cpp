@@ -22,22 +22,6 @@ struct Wanted {
   [[nodiscard]] bool early() const { return numbering == "bigscience"; }
 };
 
-void refuse_options(const TargetOptions& options) {
-  const std::pair<const char*, bool> without_effect[] = {
-      {"--stage-layers", !options.stage_layers.empty()},
-      {"--vpp", options.vpp.value_or(1) != 1},
-      {"--ep", options.ep.value_or(1) != 1},
-      {"--etp", options.etp.has_value()},
-      {"--transformer-impl", !options.transformer_impl.empty()},
-      {"--megatron-names", !options.megatron_names.empty()}};
-  for (const auto& [name, given] : without_effect) {
-    if (!given) continue;
-    throw Error(Kind::usage, std::string(name) +
-                                 ": Megatron-DeepSpeed has one file for each layer and tp rank and "
-                                 "cuts its stages by itself");
-  }
-}
-
 /// The lineage that the user names, the source's own, or the one that can hold the model.
 std::string numbering_of(const Source& source, const TargetOptions& options) {
   if (!options.lineage.empty()) return options.lineage == "bigscience" ? "bigscience" : "plain";
@@ -67,7 +51,6 @@ Json choices_of(const Source& source, const TargetOptions& options, const std::s
 }
 
 Wanted wanted_of(const Source& source, const TargetOptions& options) {
-  refuse_options(options);
   Wanted w;
   w.record = target_record(source, options.dtype);
   w.numbering = numbering_of(source, options);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/dtype.hpp"
@@ -33,16 +34,26 @@ struct TargetOptions {
   std::optional<std::uint64_t> tp, pp, vpp, ep, etp;
   std::vector<std::uint64_t> stage_layers;  ///< layers of each pipeline stage
   std::optional<Dtype> dtype;
-  VocabFill vocab_fill = VocabFill::zero;
-  std::optional<std::uint64_t> vocab_multiple;    ///< make_vocab_size_divisible_by
-  std::uint64_t max_shard_bytes = 5'000'000'000;  ///< of Hugging Face files
-  std::string transformer_impl;            ///< "transformer_engine", "local"; empty: source's
-  std::string megatron_names;              ///< "mcore", "legacy"; empty: mcore
-  std::optional<std::uint64_t> iteration;  ///< of the folder written; default: the source's
-  bool for_release = false;                ///< folder `release`, counters reset
+  std::optional<VocabFill> vocab_fill;           ///< default: the framework's own way
+  std::optional<std::uint64_t> vocab_multiple;   ///< make_vocab_size_divisible_by
+  std::optional<std::uint64_t> max_shard_bytes;  ///< of Hugging Face files; default: 5 GB
+  std::string transformer_impl;                  ///< "transformer_engine", "local"; empty: source's
+  std::string megatron_names;                    ///< "mcore", "legacy"; empty: mcore
+  std::optional<std::uint64_t> iteration;        ///< of the folder written; default: the source's
+  bool for_release = false;                      ///< folder `release`, counters reset
   std::string mds_qkv_layout;  ///< of a source that has none: "grouped", "blocked"; empty: grouped
   std::string lineage;         ///< Megatron-DeepSpeed: "bigscience", "deepspeed"; empty: source's
   bool no_pipeline_files = false;  ///< Megatron-DeepSpeed: the model in mp_rank files
+  std::string merak_era;           ///< "1", "1-flat", "2"; empty: the source's, 2
+  std::string vocab_parallel;      ///< "yes", "no"; empty: the source's, yes in era 1
+  std::string partition_method;    ///< "uniform", "uniform_floor", "custom"; empty: era's
+  std::vector<std::uint64_t> custom_partition;  ///< borders of stages over Merak's modules
+  std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
+  std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
 };
+
+/// Error(usage) for an option that neither the target's dialect nor, where it tells of both sides,
+/// the source's (`from`) can follow: it would be without effect.
+void check_options(const TargetOptions& options, std::string_view from);
 
 }  // namespace reshard::formats
