@@ -57,6 +57,20 @@ def faults_of_cast(binary, module, checkpoint, target):
         yield "without the module something was written"
 
 
+def faults_of_links(folder, checkpoint):
+    """The older scripts' names choose the command: each link tells of the checkpoint, or what its script lacks."""
+    for name, words, wanted in (
+        ("inspect_checkpoint", [checkpoint], "parallelism"),
+        ("inspect_deepspeed_checkpoint", ["--folder", checkpoint], "parallelism"),
+        ("convert_merak_gpt2_checkpoint", ["--load_path", checkpoint], "--convert_type"),
+        ("deepspeed_to_transformers", ["--input_folder", checkpoint], "DST is required"),
+        ("deepspeed_to_megatron", ["--input_folder", checkpoint], "DST is required"),
+    ):
+        done = subprocess.run([folder / name, *words], capture_output=True, text=True)
+        if wanted not in done.stdout + done.stderr:
+            yield f"{name}: exit {done.returncode}, lacks {wanted}: {done.stderr}"
+
+
 def main(cmake, build, prefix, folder, checkpoint):
     prefix = pathlib.Path(prefix)
     shutil.rmtree(prefix, ignore_errors=True)
@@ -64,6 +78,7 @@ def main(cmake, build, prefix, folder, checkpoint):
     binary = prefix / "bin" / "reshard"
     (module,) = prefix.rglob("libreshard_aten.so")
     faults = [*faults_of_libraries(binary, module, folder)]
+    faults += faults_of_links(prefix / "libexec" / "reshard", checkpoint)
     faults += faults_of_cast(binary, module, checkpoint, prefix / "converted")
     print(*faults, sep="\n")
     return 1 if faults else 0

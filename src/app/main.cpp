@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "app/aliases.hpp"
 #include "app/commands.hpp"
 #include "app/report.hpp"
 #include "mpi/comm.hpp"
@@ -31,7 +32,12 @@ int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
   app.require_subcommand(1);
   const auto commands = reshard::app::add_commands(app);
   try {
-    app.parse(argc, argv);
+    const auto [words, notes] = reshard::app::translate(argv[0], {argv + 1, argv + argc});
+    for (const std::string& note : notes) {
+      if (comm.rank() == 0) reshard::app::report_note(note);
+    }
+    app.parse(
+        std::vector<std::string>(words.rbegin(), words.rend()));  // from the last to the first
     check_launcher(comm);
     for (const auto& command : commands) {
       if (command.app->parsed()) return command.run(comm);

@@ -141,6 +141,10 @@ void Report::output(const std::string& text, const Json& json) {
   throw Error(Kind::io, std::string("standard output: ") + std::strerror(errno));
 }
 
+void report_note(const std::string& note) {
+  std::fprintf(stderr, "reshard: note: %s\n", note.c_str());
+}
+
 void report_failure(const Error& error, bool json) {
   const Json object = {{"code", static_cast<int>(error.kind())}, {"message", error.what()}};
   if (!json || !print(dumped(object))) std::fprintf(stderr, "reshard: %s\n", error.what());

@@ -38,6 +38,8 @@ class Report {
   std::chrono::steady_clock::time_point begin_, last_;
 };
 
+/// Tells of something before a command runs, on stderr.
+void report_note(const std::string& note);
 /// Tells of a failure on stderr; with --json as one object {code, message} on stdout.
 void report_failure(const Error& error, bool json);
 

@@ -68,6 +68,7 @@ void add_merak_options(CLI::App& command, formats::TargetOptions& options, Optio
                   "1 (v1.1.0), 1-flat (v1.1.1) or 2 (v2; default: the source's, 2)")
       ->check(CLI::IsMember({"1", "1-flat", "2"}))
       ->group("Merak");
+  command.add_option("--merak-default-era", options.merak_default_era)->group("");  // aliases.cpp
   command
       .add_option("--vocab-parallel", options.vocab_parallel,
                   "cut tied embeddings over tp (default: the source's, yes in era 1)")

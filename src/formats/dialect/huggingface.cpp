@@ -240,6 +240,9 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
         "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
         "--config or --tokenizer gives them");
   }
+  if (options.for_release) {
+    target.notes.emplace_back("for a release: a Hugging Face folder has no counters to reset");
+  }
   const ShardSplit split =
       split_shards(specs, options.max_shard_bytes.value_or(5'000'000'000), files_);
   std::uint64_t parameters = 0;

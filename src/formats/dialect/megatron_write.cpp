@@ -228,6 +228,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   problems.collect([&] {
     Json carried = source.args.is_object() ? source.args : Json::object();
     fit_null_tokenizer(record.at("vocab").get<std::uint64_t>(), carried);
+    if (options.for_release) target.notes.push_back(reset_counters(source, carried));
     args = families::write_arguments(table, record, degrees_of(p, padded_vocab, multiple, legacy),
                                      choices, carried);
   });

@@ -143,18 +143,7 @@ Json schedule_of(const Source& source, const Wanted& w, Target& target) {
 Json args_of(const Source& source, const Wanted& w, Target& target) {
   const families::ArgumentTable table = families::load_arguments("megatron_deepspeed");
   Json carried = source.args.is_object() ? source.args : Json::object();
-  std::string reset;
-  for (const char* name :
-       {"consumed_train_samples", "consumed_valid_samples", "consumed_train_tokens"}) {
-    const Json old = carried.value(name, Json());
-    if (!w.release || !old.is_number() || old == 0) continue;
-    reset += ", " + std::string(name) + " " + old.dump() + " -> 0";
-    carried[name] = 0;
-  }
-  if (w.release) {
-    target.notes.push_back("for a release: iteration " + std::to_string(iteration_of(source)) +
-                           " -> 0" + reset);
-  }
+  if (w.release) target.notes.push_back(reset_counters(source, carried));
   const Json degrees = {{"tp", w.p.tp},
                         {"pp", w.p.pp},
                         {"dp", 1},

@@ -16,8 +16,9 @@ void settle_era(const Source& source, const TargetOptions& options, MerakPlan& p
                                                           : "1";
     notes.push_back("era " + word + " taken, the source's: --merak-era chooses");
   } else if (word.empty()) {
-    word = "2";
-    notes.push_back("era 2 (Merak v2) taken: --merak-era chooses");
+    word = plan.gpt2 ? options.merak_default_era : "2";
+    notes.push_back("era " + word + (word == "2" ? " (Merak v2)" : " (Merak v1.1.0)") +
+                    " taken: --merak-era chooses");
   }
   plan.era = word == "2" ? 2 : 1;
   plan.flat = word == "1-flat";

@@ -198,10 +198,14 @@ void add_notes(const MerakPlan& plan, const std::string& modules, std::uint64_t 
 }
 
 /// Folder, tracker and its text: a release, unless the user names an iteration.
-std::optional<std::uint64_t> settle_unit(const MerakPlan& plan, const TargetOptions& options,
-                                         Target& target) {
+std::optional<std::uint64_t> settle_unit(const Source& source, const MerakPlan& plan,
+                                         const TargetOptions& options, Target& target) {
   std::optional<std::uint64_t> iteration = options.iteration;
   if (options.for_release || iteration == std::uint64_t{0}) iteration.reset();
+  if (options.for_release) {
+    Json none = Json::object();  // Merak's runs keep their counters elsewhere
+    target.notes.push_back(reset_counters(source, none));
+  }
   target.tracker = "latest_checkpointed_iteration.txt";
   target.tracker_content = iteration ? std::to_string(*iteration) : "release";
   const bool all_dp = plan.era == 1 && plan.tp == 1 && plan.pp == 1;
@@ -282,7 +286,7 @@ Target Merak::describe(const Source& source, const TargetOptions& options,
                        options.vocab_fill != VocabFill::zero);
   const Stages stages =
       settle_stages(plan, options, rows, record.at("vocab").get<std::uint64_t>(), target.notes);
-  const std::optional<std::uint64_t> iteration = settle_unit(plan, options, target);
+  const std::optional<std::uint64_t> iteration = settle_unit(source, plan, options, target);
   const std::vector<Placed> placed = placed_tensors(rows, stages.bounds);
   target.parallelism.tp = target.parallelism.etp = plan.tp;
   target.parallelism.pp = plan.pp;

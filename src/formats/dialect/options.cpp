@@ -25,7 +25,6 @@ void check_options(const TargetOptions& o, std::string_view from) {
       {"--transformer-impl", !o.transformer_impl.empty(), mega},
       {"--megatron-names", !o.megatron_names.empty(), mega},
       {"--iteration", o.iteration.has_value(), layered},
-      {"--for-release", o.for_release, layered},
       {"--max-shard-size", o.max_shard_bytes.has_value(), "hf, hf-bin"},
       {"--mds-qkv-layout", !o.mds_qkv_layout.empty() && from != megads, megads},
       {"--lineage", !o.lineage.empty(), megads},

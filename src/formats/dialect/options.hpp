@@ -44,9 +44,10 @@ struct TargetOptions {
   std::string mds_qkv_layout;  ///< of a source that has none: "grouped", "blocked"; empty: grouped
   std::string lineage;         ///< Megatron-DeepSpeed: "bigscience", "deepspeed"; empty: source's
   bool no_pipeline_files = false;  ///< Megatron-DeepSpeed: the model in mp_rank files
-  std::string merak_era;           ///< "1", "1-flat", "2"; empty: the source's, 2
-  std::string vocab_parallel;      ///< "yes", "no"; empty: the source's, yes in era 1
-  std::string partition_method;    ///< "uniform", "uniform_floor", "custom"; empty: era's
+  std::string merak_era;           ///< "1", "1-flat", "2"; empty: the source's, else the default
+  std::string merak_default_era = "2";
+  std::string vocab_parallel;    ///< "yes", "no"; empty: the source's, yes in era 1
+  std::string partition_method;  ///< "uniform", "uniform_floor", "custom"; empty: era's
   std::vector<std::uint64_t> custom_partition;  ///< borders of stages over Merak's modules
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no

@@ -208,4 +208,17 @@ std::uint64_t iteration_of(const Source& source) {
   return known ? at->get<std::uint64_t>() : 0;
 }
 
+std::string reset_counters(const Source& source, Json& args) {
+  std::string reset = "for a release: iteration " + std::to_string(iteration_of(source)) + " -> 0";
+  for (const char* name :
+       {"consumed_train_samples", "consumed_valid_samples", "consumed_train_tokens",
+        "skipped_train_samples", "num_floating_point_operations_so_far", "curr_iteration"}) {
+    const auto old = args.find(name);
+    if (old == args.end() || !old->is_number() || *old == 0) continue;
+    reset += ", " + std::string(name) + " " + old->dump() + " -> 0";
+    *old = 0;
+  }
+  return reset;
+}
+
 }  // namespace reshard::formats

@@ -104,4 +104,8 @@ CanonicalModel canonical_model(const families::Family& family, const families::R
 /// Iteration of the source's training state, 0 if none is told.
 std::uint64_t iteration_of(const Source& source);
 
+/// Sets to 0 what counts a run's progress among the arguments of a release; returns which, old ->
+/// new, the iteration too.
+std::string reset_counters(const Source& source, Json& args);
+
 }  // namespace reshard::formats
