@@ -27,10 +27,11 @@ def faults_in(root, binary, readme):
     for command in set(re.findall(r"\breshard ([a-z]+) ", "\n".join(re.findall(r"^ {4}.*", readme, re.MULTILINE)))):
         if not re.search(rf"^\s*{command}\b", known, re.MULTILINE):
             yield f"reshard {command}: no such command"
+    older = set(re.findall(r'Alias\{"(--\w+)"', (root / "src/app/aliases.cpp").read_text()))
     for line in re.findall(r"^ {4}.*\breshard [a-z]+ .*", readme, re.MULTILINE):
         command = re.search(r"\breshard ([a-z]+) ", line).group(1)
-        for flag in re.findall(r" (--[a-z-]+)", line.split("reshard ", 1)[1]):
-            if flag not in help_of(binary, command):
+        for flag in re.findall(r" (--[a-z_-]+)", line.split("reshard ", 1)[1]):
+            if flag not in older and flag not in help_of(binary, command):
                 yield f"reshard {command} {flag}: no such flag"
     header = (root / "src/core/error.hpp").read_text()
     codes = set(re.findall(r"^  \w+ = (\d+),", header, re.MULTILINE)) | {"0"}
