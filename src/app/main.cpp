@@ -1,6 +1,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <string>
 #include <string_view>
 
 #include "app/aliases.hpp"
@@ -44,7 +48,13 @@ int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
     }
     return 0;
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return comm.rank() == 0 ? app.exit(error) : 0;  // --help
+    if (error.get_exit_code() == 0) {  // --help, --version
+      if (comm.rank() == 0) app.exit(error);
+      if (std::cout.flush()) return 0;
+      reshard::app::report_failure(
+          Error(Kind::io, std::string("standard output: ") + std::strerror(errno)), json);
+      return static_cast<int>(Kind::io);
+    }
     std::string fault = error.what();
     if (app.get_subcommands().empty()) {
       fault = "wanted a command as the first word:";

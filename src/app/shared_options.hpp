@@ -11,7 +11,7 @@ namespace reshard::app {
 /// Words on the command line that are not yet values: sizes, dtypes, choices.
 struct OptionWords {
   std::string dtype = "keep", vocab_fill, max_shard_size, memory;
-  std::string optimizer = "drop", replicas = "equal";
+  std::string optimizer = "drop";
   std::string stage_layers, custom_partition;
 };
 

@@ -69,11 +69,11 @@ def size_of(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(bench, ranks, repeat, jobs):
-    """Rows for one rank count; cp and the jobs alternate, so that what else the machine does hits all alike."""
+def measure(bench, ranks, repeat, copied, jobs):
+    """Rows for one rank count; cp of a folder and the jobs alternate, so that what else the machine does hits all alike."""
     times, reports = {name: [] for name in ["cp", *jobs]}, {}
     for _ in range(repeat):
-        times["cp"].append(bench.copy(ranks, "tp2pp2"))
+        times["cp"].append(bench.copy(ranks, copied))
         for name, (source, flags) in jobs.items():
             seconds, reports[name] = bench.convert(ranks, source, flags)
             times[name].append(seconds)
@@ -114,11 +114,28 @@ def main():
         jobs["hf -> tp2pp2" + suffix] = ("hf", [*layout, *extra])
     jobs["tp2pp2 -> hf, --memory 64MiB"] = ("tp2pp2", ["--to", "hf", "--memory", "64MiB"])
     for ranks in map(int, options.ranks.split(",")):
-        measure(bench, ranks, options.repeat, jobs)
+        measure(bench, ranks, options.repeat, "tp2pp2", jobs)
+    for name in ("tp2pp2", "hf"):
+        shutil.rmtree(bench.folder / name)
+    older_flows(bench, options)
     for ranks in (1, 2, 4, 8):
         print(f"{ranks:5}  start-up (--version)             {bench.run(ranks, '--version')[0]:7.2f} s")
     plan_large(bench)
     shutil.rmtree(bench.folder)
+
+
+def older_flows(bench, options):
+    """A GPT-2 in fp32 the ways that Merak's users go: Megatron-DeepSpeed to Merak, Merak to Transformers."""
+    mds = ["--to", "megatron-deepspeed", "--lineage", "bigscience", "--tp", "2", "--pp", "4"]
+    merak = ["--to", "merak", "--merak-era", "1", "--tp", "4", "--pp", "4"]
+    layers = max(4, round(24e-9 * float(options.parameters)))
+    sizes = ["--layers", layers, "--hidden", 1280, "--heads", 20, "--ffn", 5120, "--vocab", 50304, "--positions", 1024]
+    bench.run(2, "sample", bench.folder / "mds", "--family", "gpt2", *sizes, "--dtype", "fp32", *mds)
+    bench.run(2, "convert", bench.folder / "mds", bench.folder / "merak", *merak, "--quiet")
+    print(f"a GPT-2 of {layers} layers, {size_of(bench.folder / 'mds') / 1e9:.2f} GB")
+    jobs = {"mds tp2pp4 -> merak tp4pp4": ("mds", merak), "merak tp4pp4 -> hf-bin": ("merak", ["--to", "hf-bin"])}
+    for ranks in map(int, options.ranks.split(",")):
+        measure(bench, ranks, options.repeat, "mds", jobs)
 
 
 def plan_large(bench):

@@ -120,9 +120,9 @@ def check_tensor_names(case, reshard):
 
 def check_output_errors(case, reshard, scratch):
     """What stdout does not take is an error, also with --json."""
-    commands = (["inspect", case / "hf"], ["compare", case / "hf", case / "hf"], ["plan", case / "hf", f"{scratch}/unwritten", "--to", "hf"])
+    commands = (["inspect", case / "hf"], ["compare", case / "hf", case / "hf"], ["plan", case / "hf", f"{scratch}/unwritten", "--to", "hf"], ["--help"], ["convert", "--help"])
     for command in commands:
-        for flags in ([], ["--json"]):
+        for flags in ([], ["--json"]) if "--help" not in command else ([],):
             with open("/dev/full", "w") as full:
                 done = subprocess.run([reshard.binary, *map(str, command), *flags], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
             assert done.returncode == 4 and "standard output: No space left" in done.stderr, (command, done.returncode, done.stderr)
