@@ -249,6 +249,7 @@ void put_sample(const Geometry& geometry, std::uint32_t file, ByteRange range,
   Buffer buffer;
   for (const std::uint32_t t : tensors_in(geometry, file, range)) {
     const TargetTensor& tensor = geometry.tensors[t];
+    if (tensor.stored.constant != Constant::none) continue;
     const std::uint64_t width = reshard::bytes(tensor.stored.dtype);
     const std::uint64_t first = (std::max(range.first, tensor.base) - tensor.base) / width;
     const std::uint64_t last =

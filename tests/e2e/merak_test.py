@@ -457,6 +457,13 @@ def check_defects(bench):
             target = bench.convert(model, "--to", "merak", "--merak-era", era)
             assert (target / folder / "model_optim.pt").exists() and (target / TRACKER).read_text() == "release"
             assert bench.hf(target) == wanted
+    with checks.case("a sample has the masks, too"):
+        sample = bench.place()
+        reshard.run("sample", sample, "--family", "gpt2", *to, "--tp", 2)
+        content = model_of(sample / "release" / "mp_rank_01" / "partial_model_optim.pt")
+        masks = [tensor for name, tensor in content.items() if name.endswith(".attn.bias")]
+        assert masks and all(torch.equal(mask[0, 0], torch.ones_like(mask[0, 0]).tril()) for mask in masks)
+        assert bench.hf(sample)
     with checks.case("era 1-flat has no wrapper and is found again"):
         source = bench.convert(model, "--to", "merak", "--merak-era", "1-flat", "--tp", 2)
         content = files.read_torch(source / "release" / "mp_rank_00" / "partial_model_optim.pt")
