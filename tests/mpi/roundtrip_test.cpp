@@ -72,8 +72,10 @@ std::vector<std::uint64_t> uneven(Random& random, std::uint64_t layers, std::uin
 formats::TargetOptions random_layout(Random& random, const Model& model, const std::string& to) {
   formats::TargetOptions target;
   target.to = to;
-  if (random() % 2 == 0) target.max_shard_bytes = 10000 + random() % 40000;
-  if (to != "megatron") return target;
+  if (to != "megatron") {
+    if (random() % 2 == 0) target.max_shard_bytes = 10000 + random() % 40000;
+    return target;
+  }
   target.iteration = 7;
   target.tp = any(random, {1, 2, 4});
   target.pp = any(random, {1, 2, 4});
