@@ -37,6 +37,7 @@ Command add_convert(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("convert", "Convert or reshard a checkpoint");
   add_source_options(*command, options->convert.source);
+  add_replicas_option(*command, options->convert.source);
   command->add_option("DST", options->convert.target.path, "folder to write")->required();
   add_target_options(*command, options->convert.target, options->words);
   command->add_option("--memory", options->words.memory, "bound of a rank's buffers: 2GiB")

@@ -132,6 +132,7 @@ Command add_plan(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "plan", "Say what a conversion would move, and whether it would work, reading headers only");
   add_source_options(*command, options->source);
+  add_replicas_option(*command, options->source);
   command->add_option("DST", options->target.path, "folder that would be written")->required();
   add_target_options(*command, options->target, options->words);
   command->add_option("--ranks", options->ranks, "plan for a job of so many ranks")

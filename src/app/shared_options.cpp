@@ -153,6 +153,17 @@ void add_source_options(CLI::App& command, formats::SourceOptions& options) {
       ->group("Source");
 }
 
+void add_replicas_option(CLI::App& command, formats::SourceOptions& options) {
+  command
+      .add_option_function<std::string>(
+          "--replicas",
+          [&options](const std::string& word) { options.average_replicas = word == "average"; },
+          "norms and biases of tensor parallel ranks: equal (default), or average where "
+          "Megatron-DeepSpeed let them drift")
+      ->check(CLI::IsMember({"equal", "average"}))
+      ->group("Source");
+}
+
 void add_target_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words) {
   command.add_option("--to", options.to, "format to write")
       ->required()

@@ -17,6 +17,8 @@ struct OptionWords {
 
 /// Options that tell about a source; shared by all commands that read one.
 void add_source_options(CLI::App& command, formats::SourceOptions& options);
+/// What to do about replicas of a source, for commands that convert.
+void add_replicas_option(CLI::App& command, formats::SourceOptions& options);
 /// Options that describe a target.
 void add_target_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words);
 /// Turns words into values; Error(usage) names the option, also one that the target's format has no

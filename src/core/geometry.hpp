@@ -41,6 +41,7 @@ struct TargetTensor {
 struct SourceFile {
   std::string path;
   std::uint64_t bytes = 0;
+  std::vector<std::byte> content = {};  ///< of one that is in memory, not on disk
 };
 
 struct TargetFile {

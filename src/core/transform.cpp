@@ -209,6 +209,10 @@ void copy_strided(std::byte* to, std::span<const std::uint64_t> to_strides, cons
   }
 }
 
+bool is_castable(Dtype dtype) {
+  return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
+}
+
 void cast(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype,
           std::uint64_t count) {
   check_castable(to_dtype);

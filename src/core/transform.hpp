@@ -14,7 +14,9 @@ void copy_strided(std::byte* to, std::span<const std::uint64_t> to_strides, cons
                   std::span<const std::uint64_t> from_strides,
                   std::span<const std::uint64_t> extents, std::uint64_t element_bytes);
 
-/// Converts `count` contiguous elements among f64, f32, f16 and bf16; Error(input) for other pairs.
+/// Whether `cast` knows the type: f64, f32, f16, bf16.
+bool is_castable(Dtype dtype);
+/// Converts `count` contiguous elements among castable types; Error(input) for other pairs.
 ///
 /// Our rule, the same bits on every libtorch and for every cut of a range: round to nearest, ties
 /// to even; overflow gives infinity; subnormals are kept; every NaN becomes the target's positive

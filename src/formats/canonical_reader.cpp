@@ -6,9 +6,6 @@
 #include "core/strides.hpp"
 
 namespace reshard::formats {
-namespace {
-
-/// The request for the elements of `part` out of a piece, to their place in a row-major `box`.
 ReadRequest request_for(const SourcePiece& piece, const Box& part, const Box& box, std::byte* to) {
   const std::uint64_t width = bytes(piece.dtype);
   const Dims stride = packed_strides(box.extent);
@@ -21,8 +18,6 @@ ReadRequest request_for(const SourcePiece& piece, const Box& part, const Box& bo
           width,
           to + ahead * width};
 }
-
-}  // namespace
 
 CanonicalReader::CanonicalReader(const Source& source)
     : source_(source),

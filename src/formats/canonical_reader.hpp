@@ -28,6 +28,9 @@ class CanonicalReader {
   std::vector<std::vector<std::uint32_t>> pieces_;  ///< of each canonical tensor; no replicas
 };
 
+/// The request for the elements of `part`, which lies in a piece, to their place in a row-major
+/// `box` at `to`.
+ReadRequest request_for(const SourcePiece& piece, const Box& part, const Box& box, std::byte* to);
 /// A box cut into boxes of at most `elements` each, ascending; runs along the last dimensions stay
 /// whole as far as they fit.
 std::vector<Box> cut_box(const Box& box, std::uint64_t elements);

@@ -77,13 +77,18 @@ void SourceReader::read_pieces(std::span<const Piece> pieces) {
     if (open_.size() >= most_open) open_.clear();
     for (; count < pieces.size(); ++count) {
       const std::uint32_t number = pieces[count].file;
-      if (open_.contains(number)) continue;
+      if (open_.contains(number) || !(*files_)[number].content.empty()) continue;
       if (open_.size() >= most_open) break;
       open_.emplace(number, File::open_read(folder_ + "/" + (*files_)[number].path));
     }
     for_each(count, threads_, [&](std::uint64_t i) {
-      busy_with_ = pieces[i].file;
-      open_.at(pieces[i].file).read_at(pieces[i].first, pieces[i].to);
+      const auto& [number, first, to] = pieces[i];
+      busy_with_ = number;
+      if (const auto& content = (*files_)[number].content; !content.empty()) {
+        std::copy_n(content.begin() + static_cast<std::ptrdiff_t>(first), to.size(), to.begin());
+      } else {
+        open_.at(number).read_at(first, to);
+      }
     });
     pieces = pieces.subspan(count);
   }

@@ -28,10 +28,6 @@ bool is_padding(std::string_view role) {
   return role.find(".padding.") != std::string_view::npos;
 }
 
-bool is_castable(Dtype dtype) {
-  return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
-}
-
 std::string text_of(float value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.9g", static_cast<double>(value));

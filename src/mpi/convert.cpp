@@ -13,6 +13,7 @@
 #include "core/transform.hpp"
 #include "formats/source_reader.hpp"
 #include "mpi/prepare.hpp"
+#include "mpi/replicas.hpp"
 #include "mpi/rounds.hpp"
 #include "mpi/schedule.hpp"
 #include "mpi/staged_target.hpp"

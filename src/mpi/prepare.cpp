@@ -2,6 +2,7 @@
 
 #include "formats/dialect/rows.hpp"
 #include "mpi/open_source.hpp"
+#include "mpi/replicas.hpp"
 #include "mpi/staged_target.hpp"
 
 namespace reshard::mpi {
@@ -14,7 +15,10 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   done("index");
   agree(comm, "describe", [&] {
     problems.raise();
-    formats::check_options(wish.target, p.source.found.dialect);
+    formats::check_options(wish.source, wish.target, p.source.found.dialect);
+  });
+  if (wish.source.average_replicas) average_replicas(comm, p.source);
+  agree(comm, "describe", [&] {
     p.target = formats::dialect_named(wish.target.to).describe(p.source, wish.target, problems);
     problems.raise();
     for (const formats::FileDescription& file : p.target.files) {

@@ -27,7 +27,7 @@ Described describe(const SampleOptions& options) {
   formats::SampleOptions model = options.model;
   if (options.target.dtype) model.hyperparameters["dtype"] = torch_name(*options.target.dtype);
   d.source = formats::sample_source(model);
-  formats::check_options(options.target, "");
+  formats::check_options({}, options.target, "");
   d.target = formats::dialect_named(options.target.to).describe(d.source, options.target, problems);
   problems.raise();
   for (const formats::FileDescription& file : d.target.files) {

@@ -149,58 +149,6 @@ void sum(const Comm& comm, std::vector<Digest>& digests) {
   }
 }
 
-void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                      const std::vector<Digest>& read, formats::SourceReader& reader,
-                      const std::function<void()>& check_stop) {
-  std::vector<Digest> found(geometry.pieces.size());
-  agree(comm, "compare replicas", [&] {
-    Buffer buffer;
-    for (const OwnedPiece& owned : plan.replicas) {
-      if (owned.owner != comm.rank()) continue;
-      check_stop();
-      const SourcePiece& piece = owned.piece;
-      const std::uint64_t width = bytes(piece.dtype);
-      const Dims canonical = strides_of(geometry.model[piece.placement.tensor]);
-      constexpr std::uint64_t most = std::uint64_t{4} << 20;
-      const std::uint64_t last = piece.placement.offset + span(piece.placement);
-      const bool nested = is_nested(piece.placement);
-      for (std::uint64_t at = piece.placement.offset; at < last;) {
-        const std::uint64_t end = nested ? std::min(last, at + most / width) : last;
-        for (const Placement& part : cut(piece.placement, at, end)) {
-          const Dims packed = packed_strides(part.box.extent);
-          std::byte* to = buffer.take(part.box.elements() * width).data();
-          const formats::ReadRequest request{piece.file,
-                                             piece.base + part.offset * width,
-                                             part.box.extent,
-                                             part.stride,
-                                             packed,
-                                             width,
-                                             to};
-          reader.read({&request, 1});
-          found[piece.original] +=
-              digest_box(to, width, view(part.box.extent), view(packed), view(canonical),
-                         element_at(part.box.offset, canonical));
-        }
-        at = end;
-      }
-    }
-  });
-  sum(comm, found);
-  agree(comm, "compare replicas", [&] {
-    for (const SourcePiece& piece : geometry.pieces) {
-      if (piece.replica_of == SourcePiece::no_replica) continue;
-      const CanonicalTensor& tensor = geometry.model[piece.placement.tensor];
-      const SourcePiece& first = geometry.pieces[piece.replica_of];
-      if (tensor.role.find(".padding.") != std::string::npos) continue;
-      if (found[piece.original] == read[first.original]) continue;
-      throw Error(Kind::input, tensor.role + ": " + piece.name + " in " +
-                                   geometry.sources[piece.file].path + " differs from " +
-                                   first.name + " in " + geometry.sources[first.file].path +
-                                   ", which should be the same numbers");
-    }
-  });
-}
-
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
             const formats::Target& target, const std::vector<Digest>& arrived,
             const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,

@@ -16,13 +16,6 @@ namespace reshard::mpi {
 /// Collective. Sums over ranks, element by element, in place.
 void sum(const Comm& comm, std::vector<Digest>& digests);
 
-/// Collective. Reads this rank's replicas of the source and holds their digests against those of
-/// the pieces that were read instead (`read`, summed over ranks). Error(input) names the tensor and
-/// both files.
-void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                      const std::vector<Digest>& read, formats::SourceReader& reader,
-                      const std::function<void()>& check_stop);
-
 /// Collective. Reads the target back, every byte once, on another rank than wrote it, and holds it
 /// against the digests of what was sent (`arrived`, summed), the fill and the bytes that are no
 /// tensor data. Error(verification) names file and tensor.

@@ -4,7 +4,13 @@
 
 namespace reshard::formats {
 
-void check_options(const TargetOptions& o, std::string_view from) {
+void check_options(const SourceOptions& source, const TargetOptions& o, std::string_view from) {
+  if (source.average_replicas && from != "megatron-deepspeed") {
+    throw Error(Kind::usage,
+                "--replicas average: only megatron-deepspeed lets replicas drift, SRC "
+                "is " +
+                    std::string(from));
+  }
   struct Row {
     const char* name;
     bool given;

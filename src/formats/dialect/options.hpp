@@ -22,6 +22,8 @@ struct SourceOptions {
   std::optional<std::uint64_t> vocab_size;  ///< true vocabulary, where the source does not tell
   std::string tokenizer;                    ///< folder whose tokenizer files travel instead
   std::string mds_qkv_layout;  ///< Megatron-DeepSpeed: "grouped", "blocked"; empty: grouped
+  /// Tensors that tensor parallel ranks hold whole become their mean where they differ.
+  bool average_replicas = false;
 };
 
 /// What elements hold that only the target has.
@@ -55,6 +57,7 @@ struct TargetOptions {
 
 /// Error(usage) for an option that neither the target's dialect nor, where it tells of both sides,
 /// the source's (`from`) can follow: it would be without effect.
-void check_options(const TargetOptions& options, std::string_view from);
+void check_options(const SourceOptions& source, const TargetOptions& options,
+                   std::string_view from);
 
 }  // namespace reshard::formats
