@@ -175,6 +175,7 @@ void assign_owners(Plan& plan, const std::vector<Traffic>& needs) {
 ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
   struct Work {
     std::uint64_t progress = 0;
+    std::pair<std::uint32_t, std::uint64_t> place;  ///< file and byte of the source, the first
     std::uint64_t tile = 0;
     Traffic demand;
   };
@@ -183,13 +184,15 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
   std::map<std::uint32_t, std::uint64_t> needed;
   const auto r = static_cast<std::size_t>(rank);
   for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
-    Work work{0, number, {}};
+    Work work{0, {~std::uint32_t{0}, 0}, number, {}};
     std::map<std::uint32_t, std::uint64_t> demand;
     const std::vector<Slice> slices = slices_of(geometry, plan, tiles[number]);
     for (const Slice& slice : slices) {
       const OwnedPiece& owned = plan.pieces[slice.piece];
       const auto owner = static_cast<std::uint32_t>(owned.owner);
       demand[owner] += bytes_moved(geometry, slice);
+      const std::uint64_t byte = owned.piece.base + slice.from * bytes(owned.piece.dtype);
+      work.place = std::min(work.place, {owned.piece.file, byte});
       if (geometry.tensors[slice.target].primary[slice.placement]) {
         needed[owner] += slice.elements() * bytes(owned.piece.dtype);
       }
@@ -198,8 +201,9 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
     work.demand.assign(demand.begin(), demand.end());
     works.push_back(std::move(work));
   }
-  std::stable_sort(works.begin(), works.end(),
-                   [](const Work& a, const Work& b) { return a.progress < b.progress; });
+  std::stable_sort(works.begin(), works.end(), [](const Work& a, const Work& b) {
+    return std::tie(a.progress, a.place) < std::tie(b.progress, b.place);
+  });
   ShareOrder order;
   order.needed.assign(needed.begin(), needed.end());
   for (Work& work : works) {

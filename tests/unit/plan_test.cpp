@@ -175,6 +175,15 @@ Geometry plain(const std::vector<std::uint64_t>& sizes, std::uint64_t tile_bytes
   return geometry;
 }
 
+TEST(Plan, TilesOfTheSameSourceBytesAreWorkedOnTogether) {
+  const Geometry geometry = plain({16 << 20, 8 << 20}, 1 << 20, 1, 3);
+  const TileNumbers tiles(geometry);
+  const ShareOrder order = order_share(geometry, owned_plan(geometry, 1), 0);
+  for (std::uint32_t n = 0; n < 48; ++n) {
+    EXPECT_EQ(tiles[order.tiles[n]], (Tile{n % 3, n / 3})) << "place " << n;
+  }
+}
+
 void expect_even(const Geometry& geometry, int ranks, const std::string& what) {
   const Plan plan = owned_plan(geometry, ranks);
   const TileNumbers tiles(geometry);
