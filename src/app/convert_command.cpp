@@ -20,6 +20,9 @@ int run(Options options, const mpi::Comm& comm) {
   settle(options.words, options.convert.target);
   options.convert.verify = !options.no_verify;
   options.convert.memory = memory_of(options.words);
+  if (!options.words.journal.empty()) {
+    options.convert.journal_bytes = bytes_of("--journal-interval", options.words.journal);
+  }
   Report report(options.output, comm.rank() == 0);
   options.convert.progress = [&](std::uint64_t done, std::uint64_t all) {
     report.progress(done, all);
@@ -49,6 +52,15 @@ Command add_convert(CLI::App& app) {
       ->group("Run");
   command->add_flag("--no-verify", options->no_verify, "do not read the result back")->group("Run");
   command->add_flag("--overwrite", options->convert.overwrite, "replace what DST holds")
+      ->group("Run");
+  command
+      ->add_flag("--resume", options->convert.resume,
+                 "go on with what a stopped run of the same conversion left")
+      ->group("Run");
+  command
+      ->add_option("--journal-interval", options->words.journal,
+                   "bytes that a rank writes between two records of what --resume can keep "
+                   "(default: 256MiB)")
       ->group("Run");
   add_output_options(*command, options->output);
   command->footer(

@@ -55,6 +55,8 @@ Json json_of(const mpi::ConvertReport& r) {
       {"read", bytes(r.bytes_read)},
       {"sent", bytes(r.bytes_sent)},
       {"written", bytes(r.bytes_written)},
+      {"resumed", r.resumed_bytes},
+      {"already", r.already},
       {"peak_rss",
        {{"max", *std::max_element(r.peak_rss.begin(), r.peak_rss.end())}, {"by_rank", r.peak_rss}}},
       {"verified", r.verified},
@@ -84,6 +86,10 @@ std::string text_of(const mpi::ConvertReport& r) {
           human_bytes(*std::max_element(r.peak_rss.begin(), r.peak_rss.end())) +
           " (buffers within " + human_bytes(r.memory) + ")\n";
   for (const std::string& note : r.notes) text += "note: " + note + "\n";
+  if (r.resumed_bytes > 0) {
+    text += "resumed: " + human_bytes(r.resumed_bytes) + " were written by an earlier run\n";
+  }
+  if (r.already) return text + "already converted: an earlier run published it\n" + r.unit + "\n";
   text += r.verified ? "verified: every byte was read back, the numbers of every tensor are those "
                        "of the source\n"
                      : "not verified: --no-verify\n";

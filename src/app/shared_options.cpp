@@ -39,10 +39,6 @@ std::vector<std::uint64_t> numbers_of(const std::string& text, const char* optio
   return numbers;
 }
 
-std::uint64_t size_of(const char* option, const std::string& text) {
-  return with_context(option, [&] { return formats::parse_size(text); });
-}
-
 constexpr std::uint64_t most_degree = 65536;
 constexpr std::uint64_t most_count = std::uint64_t{1} << 40;
 
@@ -97,6 +93,10 @@ void add_merak_options(CLI::App& command, formats::TargetOptions& options, Optio
 }
 
 }  // namespace
+
+std::uint64_t bytes_of(const char* option, const std::string& text) {
+  return with_context(option, [&] { return formats::parse_size(text); });
+}
 
 CLI::Validator whole(std::uint64_t least, std::uint64_t most) {
   return {
@@ -224,7 +224,7 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
 void settle(const OptionWords& words, formats::TargetOptions& options) {
   options.dtype = dtype_of_word(words.dtype);
   if (!words.max_shard_size.empty()) {
-    options.max_shard_bytes = size_of("--max-shard-size", words.max_shard_size);
+    options.max_shard_bytes = bytes_of("--max-shard-size", words.max_shard_size);
   }
   if (!words.vocab_fill.empty()) {
     options.vocab_fill =
@@ -239,7 +239,7 @@ void settle(const OptionWords& words, formats::TargetOptions& options) {
 }
 
 std::uint64_t memory_of(const OptionWords& words) {
-  return words.memory.empty() ? 0 : size_of("--memory", words.memory);
+  return words.memory.empty() ? 0 : bytes_of("--memory", words.memory);
 }
 
 }  // namespace reshard::app

@@ -10,7 +10,7 @@ namespace reshard::app {
 
 /// Words on the command line that are not yet values: sizes, dtypes, choices.
 struct OptionWords {
-  std::string dtype = "keep", vocab_fill, max_shard_size, memory;
+  std::string dtype = "keep", vocab_fill, max_shard_size, memory, journal;
   std::string optimizer = "drop";
   std::string stage_layers, custom_partition;
 };
@@ -24,6 +24,8 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
 /// Turns words into values; Error(usage) names the option, also one that the target's format has no
 /// use for.
 void settle(const OptionWords& words, formats::TargetOptions& options);
+/// Bytes that an option names, as 2GiB; Error(usage) names the option.
+std::uint64_t bytes_of(const char* option, const std::string& text);
 /// Bytes of --memory, 0 when it is not given.
 std::uint64_t memory_of(const OptionWords& words);
 /// What a whole number on the command line may be.

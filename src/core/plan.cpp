@@ -152,6 +152,7 @@ Traffic needs_of(const Geometry& geometry, const Plan& plan, int rank) {
   std::map<std::uint32_t, std::uint64_t> needs;
   const auto r = static_cast<std::size_t>(rank);
   for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
+    if (!plan.done.empty() && plan.done[number]) continue;
     for (const Slice& slice : slices_of(geometry, plan, tiles[number])) {
       needs[plan.pieces[slice.piece].stripe] += bytes_moved(geometry, slice);
     }
@@ -184,6 +185,7 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
   std::map<std::uint32_t, std::uint64_t> needed;
   const auto r = static_cast<std::size_t>(rank);
   for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
+    if (!plan.done.empty() && plan.done[number]) continue;
     Work work{0, {~std::uint32_t{0}, 0}, number, {}};
     std::map<std::uint32_t, std::uint64_t> demand;
     const std::vector<Slice> slices = slices_of(geometry, plan, tiles[number]);

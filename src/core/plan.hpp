@@ -40,6 +40,7 @@ struct Plan {
   std::vector<std::uint64_t> reach;        ///< largest extent of dimension 0 among its pieces
   std::vector<OwnedPiece> replicas;        ///< read only to be compared
   std::vector<std::uint64_t> share_begin;  ///< first tile number of each rank's; one more
+  std::vector<bool> done;                  ///< by tile number: was written before; empty: none was
 };
 
 /// Splits the target's tiles evenly over ranks and the source into stripes, which have no owner

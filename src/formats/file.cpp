@@ -52,11 +52,6 @@ int SystemCalls::exchange(const char* a, const char* b) const {
   return ::renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
 }
 
-const SystemCalls& system_calls() {
-  static const SystemCalls calls;
-  return calls;
-}
-
 File::File(const std::string& path, int flags, const SystemCalls& calls)
     : path_(path), calls_(&calls) {
   do {
@@ -144,7 +139,11 @@ void File::resize(std::uint64_t bytes) const {
 }
 
 void File::sync() const {
-  if (calls_->fsync(descriptor_) != 0) fail("fsync");
+  int result = 0;
+  do {
+    result = calls_->fsync(descriptor_);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) fail("fsync");
 }
 
 void File::drop_cache() const {
@@ -162,11 +161,19 @@ void sync_folder(const std::string& path, const SystemCalls& calls) {
 }
 
 void rename(const std::string& from, const std::string& to, const SystemCalls& calls) {
-  if (calls.rename(from.c_str(), to.c_str()) != 0) fail_path(from, "rename to " + to, errno);
+  int result = 0;
+  do {
+    result = calls.rename(from.c_str(), to.c_str());
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) fail_path(from, "rename to " + to, errno);
 }
 
 bool exchange(const std::string& a, const std::string& b, const SystemCalls& calls) {
-  if (calls.exchange(a.c_str(), b.c_str()) == 0) return true;
+  int result = 0;
+  do {
+    result = calls.exchange(a.c_str(), b.c_str());
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return true;
   if (errno == EINVAL || errno == ENOSYS || errno == ENOTSUP) return false;
   fail_path(a, "exchange with " + b, errno);
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "formats/dialect/target.hpp"
 
@@ -10,11 +11,20 @@ namespace reshard::formats {
 /// The folder in which a target grows, beside the unit of publication on the same file system, and
 /// the unit's final path (DESIGN.md section 4, Journal and publication). A value: the functions
 /// below act on the file system and are called by one rank.
+///
+///     DST/.iter_0000003.reshard-ID/unit/      what becomes DST/iter_0000003
+///     DST/.iter_0000003.reshard-ID/journal/   see Journal, and `identity`: what it is a journal of
+///     DST/.iter_0000003.reshard-ID/old/       what was replaced, on its way to be removed
+///     DST/.iter_0000003.reshard-lock          see Lock: no two conversions write one unit
 struct Staging {
   std::string folder;         ///< "DST/.iter_0000003.reshard-ID"
   std::string unit;           ///< "DST/iter_0000003"
   std::string root;           ///< folder of the tracker
   bool makes_parent = false;  ///< the folder above did not exist before
+
+  [[nodiscard]] std::string tree() const { return folder + "/unit"; }
+  [[nodiscard]] std::string journal() const { return folder + "/journal"; }
+  [[nodiscard]] std::string lock() const;
 };
 
 /// Checks that the unit may be written and names its staging. Error(usage) when it exists and is
@@ -22,12 +32,31 @@ struct Staging {
 /// own, or when source (if it is not "") and unit lie in one another.
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_unit, bool overwrite);
-/// Makes the staging folder; Error(io) also when the file system has less free space than `bytes`.
-void create_staging(const Staging& staging, std::uint64_t bytes);
-/// Renames staging to the unit, an old one away, then raises the tracker; returns what the user
-/// should know, or "".
-std::string publish(const Staging& staging, const Target& target, bool overwrite);
-/// Removes the staging folder, whatever is in it, and what was made for it; never throws.
+/// Error(usage) when the unit exists and is not empty.
+void check_unoccupied(const Staging& staging);
+/// Makes the folder above the unit, in which the lock lies.
+void create_parent(const Staging& staging);
+/// Makes the staging folder, which is for a conversion of that identity; Error(io) also when the
+/// file system has less free space than `bytes`.
+void create_staging(const Staging& staging, const std::string& identity, std::uint64_t bytes);
+
+/// A staging folder that another run left behind.
+struct Abandoned {
+  std::string folder;
+  std::string identity;    ///< what it is of; "" when it has no journal
+  bool published = false;  ///< its unit has got its name already, only the rest was not done
+  std::string described;   ///< its name, size and age in words
+};
+/// All that were left behind by conversions into the unit; the unit is locked.
+std::vector<Abandoned> abandoned(const Staging& staging);
+
+/// Renames the grown tree to the unit, an old one away.
+void publish_tree(const Staging& staging, bool overwrite);
+/// Raises the tracker, under a lock of its own; returns what the user should know, or "".
+std::string raise_tracker(const Staging& staging, const Target& target);
+/// Removes the staging folder, whatever is in it; never throws.
 void discard(const Staging& staging) noexcept;
+/// Removes the folder above the unit if it was made and nothing is in it; never throws.
+void discard_parent(const Staging& staging) noexcept;
 
 }  // namespace reshard::formats

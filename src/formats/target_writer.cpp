@@ -60,7 +60,9 @@ void TargetWriter::create(std::uint32_t number) const {
   const std::filesystem::path folder = std::filesystem::path(path(number)).parent_path();
   std::filesystem::create_directories(folder, error);
   if (error) throw Error(Kind::io, folder.string() + ": " + error.message());
-  File::create(path(number)).resize(geometry_->targets[number].bytes);
+  const bool is_there = std::filesystem::is_regular_file(path(number));
+  const File file = is_there ? File::open_write(path(number)) : File::create(path(number));
+  file.resize(geometry_->targets[number].bytes);
 }
 
 void put_literal(const FileLayout::Literal& literal, ByteRange range, std::span<std::byte> bytes) {
@@ -141,13 +143,15 @@ void TargetWriter::write_trailer(std::uint32_t number, std::uint32_t first, std:
   }
 }
 
-void TargetWriter::finish() {
+void TargetWriter::sync() const {
   std::vector<const File*> files;
   for (const auto& [number, opened] : open_) files.push_back(&opened);
-  for_each(files.size(), threads_, [&](std::uint64_t i) {
-    files[i]->sync();
-    files[i]->drop_cache();
-  });
+  for_each(files.size(), threads_, [&](std::uint64_t i) { files[i]->sync(); });
+}
+
+void TargetWriter::finish() {
+  sync();
+  for (const auto& [number, opened] : open_) opened.drop_cache();
   open_.clear();
 }
 

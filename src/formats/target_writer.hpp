@@ -21,7 +21,8 @@ class TargetWriter {
   TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
                const std::vector<FileLayout>& layouts, std::uint64_t threads);
 
-  /// Creates a file at its final size, with the folders above it.
+  /// Creates a file at its final size, with the folders above it; one that is there already, of an
+  /// earlier run, keeps its content.
   void create(std::uint32_t file) const;
   /// Opens a file for reading.
   [[nodiscard]] File reopen(std::uint32_t file) const;
@@ -39,7 +40,9 @@ class TargetWriter {
   /// The trailer's bytes, for a file whose checksums are known.
   [[nodiscard]] std::vector<FileLayout::Literal> trailer(std::uint32_t file,
                                                          std::span<const std::uint32_t> crcs) const;
-  /// fsync of every file that this writer wrote; they are closed, and their cached pages given up.
+  /// fsync of every file that this writer wrote.
+  void sync() const;
+  /// The same; they are closed, and their cached pages given up.
   void finish();
   /// Path of the file that was begun last; any thread may ask.
   [[nodiscard]] std::string busy_with() const { return path(busy_with_); }

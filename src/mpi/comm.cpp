@@ -141,12 +141,13 @@ void require_same(const Comm& comm, std::string_view what, const std::string& te
   }
 }
 
-Agreement::Agreement(const Comm& comm, std::optional<Error> mine)
+Agreement::Agreement(const Comm& comm, std::optional<Error> mine, int wish)
     : comm_(comm),
       mine_(std::move(mine)),
-      failing_(mine_ ? comm.rank() : comm.size()),
-      first_(failing_) {
-  check(MPI_Iallreduce(&failing_, &first_, 1, MPI_INT, MPI_MIN, comm.handle(), &request_),
+      offered_{mine_ ? comm.rank() : comm.size(), -wish},
+      agreed_(offered_) {
+  check(MPI_Iallreduce(offered_.data(), agreed_.data(), 2, MPI_INT, MPI_MIN, comm.handle(),
+                       &request_),
         "MPI_Iallreduce");
 }
 
@@ -160,15 +161,16 @@ bool Agreement::test() {
   return done != 0;
 }
 
-void Agreement::wait(std::string_view phase) {
+int Agreement::wait(std::string_view phase) {
   check(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
-  if (first_ == comm_.size()) return;
-  const bool is_me = first_ == comm_.rank();
+  const int first = agreed_[0];
+  if (first == comm_.size()) return -agreed_[1];
+  const bool is_me = first == comm_.rank();
   int kind = is_me ? static_cast<int>(mine_->kind()) : 0;
-  check(MPI_Bcast(&kind, 1, MPI_INT, first_, comm_.handle()), "MPI_Bcast");
-  const std::string text = broadcast(comm_, is_me ? mine_->what() : "", first_);
+  check(MPI_Bcast(&kind, 1, MPI_INT, first, comm_.handle()), "MPI_Bcast");
+  const std::string text = broadcast(comm_, is_me ? mine_->what() : "", first);
   Error error(static_cast<Kind>(kind), text);
-  if (comm_.size() > 1) error = error.in("rank " + std::to_string(first_));
+  if (comm_.size() > 1) error = error.in("rank " + std::to_string(first));
   throw error.in(phase);
 }
 

@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <filesystem>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -58,24 +59,26 @@ void barrier(const Comm& comm);
 /// Collective. Error(internal) unless all ranks have the same text.
 void require_same(const Comm& comm, std::string_view what, const std::string& text);
 
-/// Whether any rank failed, asked without stopping: the constructor and wait are collective.
+/// Whether any rank failed or wishes something, asked without stopping: the constructor and wait
+/// are collective.
 class Agreement {
  public:
   /// `mine`: this rank's error, if it failed.
-  Agreement(const Comm& comm, std::optional<Error> mine);
+  Agreement(const Comm& comm, std::optional<Error> mine, int wish = 0);
   Agreement(const Agreement&) = delete;
   Agreement& operator=(const Agreement&) = delete;
   ~Agreement();
 
   /// Lets MPI work; whether all ranks have answered.
   bool test();
-  /// If any rank failed, all throw the error of the lowest.
-  void wait(std::string_view phase);
+  /// If any rank failed, all throw the error of the lowest; else the largest wish of all.
+  int wait(std::string_view phase);
 
  private:
   const Comm& comm_;
   std::optional<Error> mine_;
-  int failing_, first_;  ///< MPI reads and writes them until done
+  /// Lowest failing rank and negated wish; MPI reads and writes them until done.
+  std::array<int, 2> offered_, agreed_;
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
 

@@ -12,6 +12,7 @@
 #include "core/plan.hpp"
 #include "core/transform.hpp"
 #include "formats/source_reader.hpp"
+#include "mpi/identity.hpp"
 #include "mpi/prepare.hpp"
 #include "mpi/replicas.hpp"
 #include "mpi/rounds.hpp"
@@ -83,33 +84,6 @@ DigestWish digest_wish(const Geometry& geometry, bool verify) {
   return wish;
 }
 
-}  // namespace
-
-std::uint64_t default_memory(const Comm& comm) {
-  std::uint64_t left = kernel_number("/proc/meminfo", "MemAvailable:").value_or(4 << 20) * 1024;
-  const auto limit = kernel_number("/sys/fs/cgroup/memory.max");
-  const auto used = kernel_number("/sys/fs/cgroup/memory.current");
-  if (limit && used) left = std::min(left, *limit - std::min(*limit, *used));
-  MPI_Comm node = MPI_COMM_NULL;
-  check(MPI_Comm_split_type(comm.handle(), MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
-        "MPI_Comm_split_type");
-  int ranks = 1;
-  check(MPI_Comm_size(node, &ranks), "MPI_Comm_size");
-  check(MPI_Comm_free(&node), "MPI_Comm_free");
-  constexpr std::uint64_t most = std::uint64_t{2} << 30;
-  std::uint64_t mine = ~std::min(most, left / 2 / static_cast<std::uint64_t>(ranks));
-  maximum(comm, {&mine, 1});  // the least of all
-  return ~mine;
-}
-
-std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
-  constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
-  constexpr std::uint64_t buffers =
-      10;  // of a round: read, change, 2 send, 2 receive, 3 tiles, spare
-  const std::uint64_t wanted = static_cast<std::uint64_t>(std::clamp(ranks, 8, 64)) * mebibyte;
-  return std::clamp<std::uint64_t>(memory / buffers, 4096, wanted);
-}
-
 /// Says what a rank has been waiting for when a round takes very long.
 class Patience {
  public:
@@ -148,65 +122,149 @@ bool changes_values(const Geometry& geometry) {
   return false;
 }
 
-ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
-  ConvertReport report;
-  Phases phases(comm, options, report);
-  const Wish wish{options.source, options.target, options.overwrite};
-  Prepared p = prepare(comm, wish, [&](const std::string& phase) { phases.done(phase); });
-  if (options.tile_bytes != 0) p.geometry.tile_bytes = options.tile_bytes;
-  const Geometry& geometry = p.geometry;
-  static_cast<ConversionFacts&>(report) = facts_of(p, wish);
-  report.memory = options.memory != 0 ? options.memory : default_memory(comm);
+/// The bytes of tiles that earlier runs wrote.
+std::uint64_t bytes_of(const Geometry& geometry, const std::vector<std::uint64_t>& tiles) {
+  const TileNumbers numbers(geometry);
+  std::uint64_t bytes = 0;
+  for (const std::uint64_t number : tiles) bytes += bytes_of(geometry, numbers[number]).size();
+  return bytes;
+}
 
-  Plan plan;
-  agree(comm, "plan", [&] {
-    plan = make_plan(geometry, comm.size());
-    if (changes_values(geometry)) load_casts();  // fails before anything is written
-  });
-  const Schedule schedule =
-      make_schedule(comm, geometry, plan, round_bytes(report.memory, comm.size()));
-  report.rounds = schedule.rounds.size();
-  phases.done("plan");
-
-  StagedTarget staged(comm, p.staging, geometry, p.target, p.layouts, options.overwrite,
-                      report.target_bytes, options.io_threads);
-  formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads);
-  phases.done("create");
-
+/// Collective. Rounds, with what earlier runs moved; the sums are those of all ranks.
+Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geometry,
+           const Plan& plan, const Schedule& schedule, formats::SourceReader& reader,
+           StagedTarget& staged, ConvertReport& report) {
   const DigestWish digests = digest_wish(geometry, options.verify);
-  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer());
+  const Commits commits{[&](const Moved& since) { staged.append(since); }, options.journal_bytes,
+                        std::chrono::seconds(30)};
+  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer(), commits);
   Patience patience(comm, options);
+  const std::uint64_t left = report.target_bytes - report.resumed_bytes;
   Moved moved = rounds.run(
       [&](std::uint64_t done, std::uint64_t all) {
         patience.renew();
         if (comm.rank() != 0 || !options.progress) return;
         const double share = static_cast<double>(done) / static_cast<double>(all);
-        const double bytes = share * static_cast<double>(report.target_bytes);
-        options.progress(static_cast<std::uint64_t>(bytes), report.target_bytes);
+        const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(left));
+        options.progress(report.resumed_bytes + bytes, report.target_bytes);
       },
       [&](const std::string& operation) { patience.wait(operation); }, options.check_stop);
+  report.bytes_sent = by_rank(comm, rounds.bytes_sent());
+  report.bytes_written = by_rank(comm, staged.writer().bytes_written());
+  if (comm.rank() == 0) moved += staged.before();
   exclusive_or(comm, moved.crcs);
   sum(comm, moved.read);
+  sum(comm, moved.arrived);
+  return moved;
+}
+
+/// Collective. All that comes after planning, up to publication.
+void grow(const Comm& comm, const ConvertOptions& options, const Prepared& p, const Plan& plan,
+          const Schedule& schedule, const std::vector<Stamp>& stamps, StagedTarget& staged,
+          Phases& phases, ConvertReport& report) {
+  const Geometry& geometry = p.geometry;
+  staged.create(report.target_bytes - report.resumed_bytes);
+  formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads);
+  phases.done("create");
+  const Moved moved = move(comm, options, geometry, plan, schedule, reader, staged, report);
   phases.done("move");
   compare_replicas(comm, geometry, plan, moved.read, reader, options.check_stop);
+  const std::vector<Stamp> now = stamps_of(comm, p);
+  agree(comm, "source", [&] { check_unchanged(stamps, now); });
   phases.done("replicas");
   const auto me = static_cast<std::size_t>(comm.rank());
   staged.seal(plan.share_begin[me], plan.share_begin[me + 1], moved.crcs);
   phases.done("seal");
   if (options.verify) {
-    sum(comm, moved.arrived);
     verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
            options.io_threads, options.check_stop);
     report.verified = true;
     phases.done("verify");
   }
-  const std::string note = staged.publish();
-  if (!note.empty()) report.notes.push_back(note);
-  phases.done("publish");
-
   report.bytes_read = by_rank(comm, reader.bytes_read());
-  report.bytes_sent = by_rank(comm, moved.bytes_sent);
-  report.bytes_written = by_rank(comm, moved.bytes_written);
+}
+
+/// Whether another run may go on after such a failure: not when the source or what was written is
+/// at fault.
+bool leaves_resumable(Kind kind) {
+  return kind != Kind::input && kind != Kind::verification;
+}
+
+}  // namespace
+
+std::uint64_t default_memory(const Comm& comm) {
+  std::uint64_t left = kernel_number("/proc/meminfo", "MemAvailable:").value_or(4 << 20) * 1024;
+  const auto limit = kernel_number("/sys/fs/cgroup/memory.max");
+  const auto used = kernel_number("/sys/fs/cgroup/memory.current");
+  if (limit && used) left = std::min(left, *limit - std::min(*limit, *used));
+  MPI_Comm node = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(comm.handle(), MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
+        "MPI_Comm_split_type");
+  int ranks = 1;
+  check(MPI_Comm_size(node, &ranks), "MPI_Comm_size");
+  check(MPI_Comm_free(&node), "MPI_Comm_free");
+  constexpr std::uint64_t most = std::uint64_t{2} << 30;
+  std::uint64_t mine = ~std::min(most, left / 2 / static_cast<std::uint64_t>(ranks));
+  maximum(comm, {&mine, 1});  // the least of all
+  return ~mine;
+}
+
+std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
+  constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+  constexpr std::uint64_t buffers =
+      10;  // of a round: read, change, 2 send, 2 receive, 3 tiles, spare
+  const std::uint64_t wanted = static_cast<std::uint64_t>(std::clamp(ranks, 8, 64)) * mebibyte;
+  return std::clamp<std::uint64_t>(memory / buffers, 4096, wanted);
+}
+
+ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
+  ConvertReport report;
+  Phases phases(comm, options, report);
+  const Wish wish{options.source, options.target, options.overwrite, options.resume};
+  Prepared p = prepare(comm, wish, [&](const std::string& phase) { phases.done(phase); });
+  if (options.tile_bytes != 0) p.geometry.tile_bytes = options.tile_bytes;
+  const Geometry& geometry = p.geometry;
+  static_cast<ConversionFacts&>(report) = facts_of(p, wish);
+  for (auto* bytes : {&report.bytes_read, &report.bytes_sent, &report.bytes_written}) {
+    bytes->assign(static_cast<std::size_t>(comm.size()), 0);
+  }
+  report.memory = options.memory != 0 ? options.memory : default_memory(comm);
+
+  const std::vector<Stamp> stamps = stamps_of(comm, p);
+  StagedTarget staged(comm, p.staging,
+                      {geometry, p.target, p.layouts, identity_of(p, stamps), options.overwrite,
+                       options.resume, options.io_threads});
+  report.notes.insert(report.notes.end(), staged.notes().begin(), staged.notes().end());
+  const auto publish = [&] {
+    const std::string note = staged.publish();
+    if (!note.empty()) report.notes.push_back(note);
+    phases.done("publish");
+  };
+  report.resumed_bytes = bytes_of(geometry, staged.before().tiles);
+  if (!staged.is_published()) {
+    Plan plan;
+    agree(comm, "plan", [&] {
+      plan = make_plan(geometry, comm.size());
+      plan.done.resize(TileNumbers(geometry).size(), false);
+      for (const std::uint64_t tile : staged.before().tiles) plan.done[tile] = true;
+      if (changes_values(geometry)) load_casts();  // fails before anything is written
+    });
+    const Schedule schedule =
+        make_schedule(comm, geometry, plan, round_bytes(report.memory, comm.size()));
+    report.rounds = schedule.rounds.size();
+    phases.done("plan");
+    try {
+      grow(comm, options, p, plan, schedule, stamps, staged, phases, report);
+      publish();
+    } catch (const Error& error) {
+      if (!leaves_resumable(error.kind()) || !staged.keep()) throw;
+      throw Error(error.kind(), std::string(error.what()) + "; what was done is kept in " +
+                                    staged.folder() + ": --resume goes on with it");
+    }
+  } else {
+    report.already = true;
+    publish();
+  }
   report.peak_rss = by_rank(comm, peak_rss());
   return report;
 }

@@ -25,6 +25,8 @@ struct ConvertOptions {
   std::uint64_t io_threads = default_io_threads;  ///< of a rank that read, and as many that write
   bool verify = true;
   bool overwrite = false;
+  bool resume = false;  ///< goes on with what a run of the same conversion left
+  std::uint64_t journal_bytes = std::uint64_t{256} << 20;  ///< of a rank between two records
   std::uint64_t tile_bytes = 0;  ///< 0: by the size of the target (see Geometry)
   /// Called on rank 0 between rounds, with bytes of the target.
   std::function<void(std::uint64_t done, std::uint64_t all)> progress;
@@ -46,6 +48,8 @@ struct ConvertReport : ConversionFacts {
   std::vector<Phase> phases;
   std::uint64_t rounds = 0, memory = 0;
   bool verified = false;
+  bool already = false;             ///< an earlier run had published the target
+  std::uint64_t resumed_bytes = 0;  ///< of the target that earlier runs wrote
   std::vector<std::uint64_t> bytes_read, bytes_sent, bytes_written, peak_rss;  ///< by rank
 };
 

@@ -26,8 +26,8 @@ Prepared prepare(const Comm& comm, const Wish& wish,
     }
     p.geometry = formats::make_geometry(p.source, p.target, p.layouts);
   });
-  p.staging =
-      agree_on_staging(comm, wish.target.path, p.target, p.source.found.unit, wish.overwrite);
+  p.staging = agree_on_staging(comm, wish.target.path, p.target, p.source.found.unit,
+                               wish.overwrite || wish.resume);
   done("describe");
   return p;
 }

@@ -16,6 +16,7 @@ struct Wish {
   const formats::SourceOptions& source;
   const formats::TargetOptions& target;
   bool overwrite = false;
+  bool resume = false;  ///< an unfinished one, whose unit may have got its name
 };
 
 /// Everything that is known before a byte moves.

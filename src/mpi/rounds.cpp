@@ -52,11 +52,12 @@ struct Rounds::Work {
   std::vector<formats::ReadRequest> requests;
   Buffer tile_memory, send_memory, receive_memory, change_memory;
   Parcel send, receive;
+  std::vector<std::pair<std::size_t, Digest>> read, arrived;  ///< see Moved; of what was served
 };
 
 Rounds::Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan,
                const Schedule& schedule, const DigestWish& wish, formats::SourceReader& reader,
-               formats::TargetWriter& writer)
+               formats::TargetWriter& writer, const Commits& commits)
     : comm_(comm),
       geometry_(geometry),
       plan_(plan),
@@ -64,13 +65,13 @@ Rounds::Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan,
       wish_(wish),
       reader_(reader),
       writer_(writer),
-      numbers_(geometry) {
+      numbers_(geometry),
+      commits_(commits),
+      moved_(geometry),
+      since_(geometry) {
   for (const CanonicalTensor& tensor : geometry.model.tensors()) {
     canonical_strides_.push_back(strides_of(tensor));
   }
-  moved_.read.resize(geometry.pieces.size());
-  moved_.arrived.resize(geometry.placements);
-  moved_.crcs.resize(geometry.tensors.size());
 }
 
 void Rounds::prepare(const Round& round, Work& work) {
@@ -78,6 +79,8 @@ void Rounds::prepare(const Round& round, Work& work) {
   const auto me = static_cast<std::uint64_t>(comm_.rank());
   work.tiles.clear();
   work.served.clear();
+  work.read.clear();
+  work.arrived.clear();
   work.receive.sizes.assign(ranks, 0);
   work.send.sizes.assign(ranks, 0);
   std::uint64_t size = 0;
@@ -117,7 +120,7 @@ void Rounds::prepare(const Round& round, Work& work) {
   }
   std::uint64_t sent = 0;
   for (const std::uint64_t n : work.send.sizes) sent += n;
-  moved_.bytes_sent += sent;
+  bytes_sent_ += sent;
   work.send.bytes = work.send_memory.take(sent);
   // Parcels lie by rank, and for one rank in the order of its slots: so the receiver finds them.
   std::stable_sort(services.begin(), services.end(),
@@ -134,7 +137,7 @@ void Rounds::prepare(const Round& round, Work& work) {
     }
   }
   read_slices(work);
-  for (const Served& served : work.served) pack(served);
+  for (const Served& served : work.served) pack(served, work);
 }
 
 void Rounds::serve(const Schedule::Service& service, Work& work) {
@@ -195,7 +198,7 @@ void Rounds::read_slices(Work& work) {
   reader_.read(work.requests);
 }
 
-void Rounds::pack(const Served& served) {
+void Rounds::pack(const Served& served, Work& work) {
   const Slice& slice = served.slice;
   const SourcePiece& piece = plan_.pieces[slice.piece].piece;
   const TargetTensor& target = geometry_.tensors[slice.target];
@@ -213,7 +216,9 @@ void Rounds::pack(const Served& served) {
   const std::uint64_t count = slice.elements();
   Digest after;
   if (changed) {
-    if (wants_read) moved_.read[piece.original] += digest(served.read_to, piece.dtype, packed);
+    if (wants_read) {
+      work.read.emplace_back(piece.original, digest(served.read_to, piece.dtype, packed));
+    }
     std::byte* to = served.read_to + count * bytes(piece.dtype);
     change(to, target.stored.dtype, served.read_to, piece.dtype, count,
            target.stored.add - piece.add);
@@ -222,9 +227,9 @@ void Rounds::pack(const Served& served) {
                  bytes(target.stored.dtype));
   } else if (wish_.arrived || wants_read) {
     after = digest(served.to, piece.dtype, served.to_stride);
-    if (wants_read) moved_.read[piece.original] += after;
+    if (wants_read) work.read.emplace_back(piece.original, after);
   }
-  if (wish_.arrived) moved_.arrived[target.first_placement + slice.placement] += after;
+  if (wish_.arrived) work.arrived.emplace_back(target.first_placement + slice.placement, after);
 }
 
 void Rounds::finish(Work& work) {
@@ -250,7 +255,27 @@ void Rounds::finish(Work& work) {
     writer_.put_other_bytes(which, tile.bytes);
     written.push_back({which, tile.bytes});
   }
-  writer_.write(written, moved_.crcs);
+  writer_.write(written, since_.crcs);
+  for (const auto& [piece, digest] : work.read) since_.read[piece] += digest;
+  for (const auto& [placement, digest] : work.arrived) since_.arrived[placement] += digest;
+  for (const Work::OwnTile& tile : work.tiles) {
+    since_.tiles.push_back(tile.number);
+    bytes_since_ += tile.bytes.size();
+  }
+}
+
+void Rounds::commit() {
+  writer_.sync();
+  commits_.append(since_);
+  moved_ += since_;
+  since_ = Moved(geometry_);
+  bytes_since_ = 0;
+  committed_ = std::chrono::steady_clock::now();
+}
+
+bool Rounds::wants_commit() const {
+  return bytes_since_ >= commits_.bytes ||
+         std::chrono::steady_clock::now() - committed_ >= commits_.seconds;
 }
 
 Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
@@ -276,20 +301,33 @@ Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progr
     }
   };
   // Step s prepares round s, exchanges round s - 1 and finishes round s - 2; whether all ranks
-  // prepared theirs is asked while the next step's work is under way.
+  // prepared theirs, and wish to commit or to stop, is asked while the next step's work is under
+  // way. So all commit at the same step, when each has finished the same rounds.
+  enum Wish { go_on, want_commit, want_stop };
   std::optional<Agreement> agreement;
+  std::optional<Error> stop;
+  int wish = go_on;
+  const auto settle = [&] {
+    if (!agreement) return;
+    finished(*agreement, "waiting for other ranks");
+    wish = agreement->wait("move");
+    agreement.reset();
+  };
   for (std::size_t step = 0; step < all + 2; ++step) {
     std::future<std::optional<Error>> reading, writing;
     if (step < all) {
       reading = start([&, step] { prepare(schedule_.rounds[step], works[step % 3]); });
     }
-    if (step >= 2) writing = start([&, step] { finish(works[(step - 2) % 3]); });
-    if (agreement) {
-      finished(*agreement, "waiting for other ranks");
-      agreement->wait("move");
-      agreement.reset();
+    const bool commits = wish == want_commit;
+    if (commits) settle();  // for what a rank failed to write must not be committed by others
+    if (step >= 2) {
+      writing = start([&, step, commits] {
+        if (commits) commit();
+        finish(works[(step - 2) % 3]);
+      });
     }
-    if (step >= 1 && step - 1 < all && comm_.size() > 1) {
+    settle();
+    if (step >= 1 && step - 1 < all && comm_.size() > 1 && wish != want_stop) {
       Work& work = works[(step - 1) % 3];
       Exchange exchange(comm_, work.send, work.receive);
       finished(exchange, "exchanging");
@@ -298,13 +336,16 @@ Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progr
     const std::optional<Error> other =
         result(writing, [&] { return "writing " + writer_.busy_with(); });
     if (!mine) mine = other;
-    if (!mine) mine = attempt(check_stop);
-    agreement.emplace(comm_, mine);
+    if (!stop) stop = attempt(check_stop);
+    agreement.emplace(comm_, mine, stop ? want_stop : wants_commit() ? want_commit : go_on);
+    if (wish == want_stop) break;
     if (step >= 2) progress(step - 1, all);
   }
   agreement->wait("move");
-  moved_.bytes_read = reader_.bytes_read();
-  moved_.bytes_written = writer_.bytes_written();
+  agree(comm_, "move", [&] { commit(); });
+  agree(comm_, "move", [&] {
+    if (stop) throw Error(*stop);
+  });
   return std::move(moved_);
 }
 

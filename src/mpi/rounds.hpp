@@ -1,12 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <vector>
 
-#include "core/digest.hpp"
 #include "core/geometry.hpp"
+#include "core/moved.hpp"
 #include "core/plan.hpp"
 #include "formats/source_reader.hpp"
 #include "formats/target_writer.hpp"
@@ -15,31 +16,33 @@
 
 namespace reshard::mpi {
 
-/// What the rounds leave behind on one rank; sums over ranks mean something.
-struct Moved {
-  std::vector<Digest> read;         ///< by source piece: its elements as read, where asked for
-  std::vector<Digest> arrived;      ///< by target placement: its elements as sent
-  std::vector<std::uint32_t> crcs;  ///< by target tensor
-  std::uint64_t bytes_read = 0, bytes_sent = 0, bytes_written = 0;
-};
-
 /// Which digests the rounds compute.
 struct DigestWish {
   bool arrived = true;     ///< of all that moves, to hold the written files against
   std::vector<bool> read;  ///< by source piece: those that have replicas
 };
 
+/// How what has moved is made to last, now and then on all ranks at once.
+struct Commits {
+  std::function<void(const Moved& since)> append;  ///< records what moved since the last time
+  std::uint64_t bytes = 0;                         ///< of a rank between two commits, at most
+  std::chrono::seconds seconds{};                  ///< the same in time
+};
+
 /// The movement, round by round: read | exchange | write overlap (DESIGN.md section 4).
 class Rounds {
  public:
   Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan, const Schedule& schedule,
-         const DigestWish& wish, formats::SourceReader& reader, formats::TargetWriter& writer);
+         const DigestWish& wish, formats::SourceReader& reader, formats::TargetWriter& writer,
+         const Commits& commits);
 
   /// Collective. Runs all rounds; `progress(done, all)` is called on this thread after each, and
-  /// `waiting(operation)` again and again while it waits in one; what `check_stop` throws ends it.
+  /// `waiting(operation)` again and again while it waits in one; what `check_stop` throws ends it
+  /// after a last commit. Returns what this rank moved.
   Moved run(const std::function<void(std::uint64_t done, std::uint64_t all)>& progress,
             const std::function<void(const std::string& operation)>& waiting,
             const std::function<void()>& check_stop);
+  [[nodiscard]] std::uint64_t bytes_sent() const { return bytes_sent_; }
 
  private:
   struct Work;
@@ -48,8 +51,10 @@ class Rounds {
   void prepare(const Round& round, Work& work);
   void serve(const Schedule::Service& service, Work& work);
   void read_slices(Work& work);
-  void pack(const Served& served);
+  void pack(const Served& served, Work& work);
   void finish(Work& work);
+  void commit();
+  [[nodiscard]] bool wants_commit() const;
 
   const Comm& comm_;
   const Geometry& geometry_;
@@ -60,7 +65,10 @@ class Rounds {
   formats::TargetWriter& writer_;
   TileNumbers numbers_;
   std::vector<Dims> canonical_strides_;  ///< by canonical tensor
-  Moved moved_;
+  const Commits& commits_;
+  Moved moved_, since_;  ///< up to the last commit, and since then
+  std::uint64_t bytes_since_ = 0, bytes_sent_ = 0;
+  std::chrono::steady_clock::time_point committed_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace reshard::mpi

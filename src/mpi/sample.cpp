@@ -113,10 +113,10 @@ SampleReport sample(const Comm& comm, const SampleOptions& options) {
       agree_on_staging(comm, options.target.path, d.target, "", options.overwrite);
   std::uint64_t bytes = 0;
   for (const TargetFile& file : d.geometry.targets) bytes += file.bytes;
-  StagedTarget staged(comm, staging, d.geometry, d.target, d.layouts, options.overwrite,
-                      options.sparse ? 0 : bytes, 1);
+  StagedTarget staged(comm, staging, {d.geometry, d.target, d.layouts, "", options.overwrite});
+  staged.create(options.sparse ? 0 : bytes);
   const std::vector<std::uint32_t> crcs = options.sparse
-                                              ? write_headers(comm, d, staging.folder)
+                                              ? write_headers(comm, d, staging.tree())
                                               : fill(comm, d.geometry, staged.writer(), options);
   const auto [first, last] = share(comm, TileNumbers(d.geometry).size());
   staged.seal(first, last, crcs);
@@ -124,6 +124,7 @@ SampleReport sample(const Comm& comm, const SampleOptions& options) {
   SampleReport report{
       staging.unit, d.source.model_type, d.source.model.tensors().size(), 0, d.target.files.size(),
       bytes,        d.target.notes};
+  report.notes.insert(report.notes.end(), staged.notes().begin(), staged.notes().end());
   for (const CanonicalTensor& tensor : d.source.model.tensors()) {
     report.parameters += elements(tensor.shape);
   }

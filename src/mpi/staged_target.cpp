@@ -5,6 +5,17 @@
 #include "core/json.hpp"
 
 namespace reshard::mpi {
+namespace {
+
+/// What two identities differ in, in words.
+std::string difference(const std::string& theirs, const std::string& mine) {
+  const Json a = Json::parse(theirs, nullptr, false), b = Json::parse(mine);
+  if (!a.is_object() || !a.contains("source")) return ", without a whole journal";
+  if (a["source"] != b["source"]) return ", of another source or one that has changed since";
+  return a == b ? "" : ", with other options or by another reshard";
+}
+
+}  // namespace
 
 formats::Staging agree_on_staging(const Comm& comm, const std::string& target_path,
                                   const formats::Target& target, const std::string& source_unit,
@@ -21,49 +32,123 @@ formats::Staging agree_on_staging(const Comm& comm, const std::string& target_pa
           shared[3].get<bool>()};
 }
 
-StagedTarget::StagedTarget(const Comm& comm, const formats::Staging& staging,
-                           const Geometry& geometry, const formats::Target& target,
-                           const std::vector<formats::FileLayout>& layouts, bool overwrite,
-                           std::uint64_t space, std::uint64_t threads)
-    : comm_(comm),
-      staging_(staging),
-      geometry_(geometry),
-      target_(target),
-      overwrite_(overwrite),
-      cleaner_(comm, staging),
-      writer_(staging.folder, geometry, target, layouts, threads) {
-  agree(comm, "create", [&] {
-    if (comm.rank() == 0) formats::create_staging(staging, space);
+StagedTarget::Cleaner::~Cleaner() {
+  if (removes) formats::discard(staging);
+  lock.reset();
+  formats::discard_parent(staging);
+}
+
+StagedTarget::StagedTarget(const Comm& comm, formats::Staging staging, Growth growth)
+    : comm_(comm), staging_(std::move(staging)), growth_(std::move(growth)) {
+  Json shared;
+  agree(comm, "lock", [&] {
+    if (comm.rank() != 0) return;
+    cleaner_.emplace(staging_);
+    formats::create_parent(staging_);
+    cleaner_->lock.emplace(staging_.lock());
+    find_earlier();
+    shared = {staging_.folder, found_, published_, notes_, journal_.moved.tiles, journal_.runs};
   });
-  agree(comm, "create", [&] {
-    const auto ranks = static_cast<std::uint32_t>(comm.size());
-    for (auto f = static_cast<std::uint32_t>(comm.rank()); f < target.files.size(); f += ranks) {
-      writer_.create(f);
+  const std::string text = broadcast(comm, shared.dump(), 0);
+  if (comm.rank() != 0) {
+    shared = Json::parse(text);
+    staging_.folder = shared[0].get<std::string>();
+    found_ = shared[1].get<bool>();
+    published_ = shared[2].get<bool>();
+    notes_ = shared[3].get<std::vector<std::string>>();
+    journal_.moved = Moved(growth_.geometry);
+    journal_.moved.tiles = shared[4].get<std::vector<std::uint64_t>>();
+    journal_.runs = shared[5].get<std::uint64_t>();
+  }
+  writer_.emplace(staging_.tree(), growth_.geometry, growth_.target, growth_.layouts,
+                  growth_.io_threads);
+  journal_writer_.emplace(staging_.journal(), journal_.runs, comm.rank(), comm.size());
+}
+
+void StagedTarget::find_earlier() {
+  if (!cleaner_->lock->stale().empty()) {
+    notes_.push_back("the lock of " + cleaner_->lock->stale() +
+                     ", which has ended, was taken over");
+  }
+  journal_ = {Moved(growth_.geometry), 0};
+  std::string others;
+  for (const formats::Abandoned& left : formats::abandoned(staging_)) {
+    const bool same = growth_.resume && left.identity == growth_.identity;
+    if (!same) {
+      const std::string what =
+          left.identity.empty() ? "" : difference(left.identity, growth_.identity);
+      others = left.described + what;
+      notes_.push_back("an unfinished conversion lies in " + others +
+                       (growth_.resume ? "" : ": --resume goes on with it") +
+                       "; remove it if it is not wanted");
+      continue;
+    }
+    const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.makes_parent};
+    formats::Journal journal = formats::read_journal(other.journal(), growth_.geometry);
+    if (found_ && journal.moved.tiles.size() < journal_.moved.tiles.size()) continue;
+    found_ = true;
+    published_ = left.published;
+    staging_.folder = left.folder;
+    journal_ = std::move(journal);
+  }
+  if (!published_ && !growth_.overwrite) formats::check_unoccupied(staging_);
+  if (!growth_.resume || found_) return;
+  if (!others.empty()) {
+    throw Error(Kind::usage, "--resume: " + others + ": convert without --resume, or remove it");
+  }
+  notes_.push_back("--resume: nothing to go on with");
+}
+
+void StagedTarget::create(std::uint64_t space) {
+  agree(comm_, "create", [&] {
+    if (comm_.rank() == 0 && !found_) {
+      formats::create_staging(staging_, growth_.identity, space);
     }
   });
+  agree(comm_, "create", [&] {
+    const auto ranks = static_cast<std::uint32_t>(comm_.size());
+    const auto files = static_cast<std::uint32_t>(growth_.target.files.size());
+    for (auto f = static_cast<std::uint32_t>(comm_.rank()); f < files; f += ranks) {
+      writer_->create(f);
+    }
+  });
+}
+
+void StagedTarget::append(const Moved& moved) {
+  journal_writer_->append(moved);
+  recorded_ = true;
 }
 
 void StagedTarget::seal(std::uint64_t first, std::uint64_t last,
                         std::span<const std::uint32_t> crcs) {
   agree(comm_, "seal", [&] {
-    const TileNumbers numbers(geometry_);
+    const TileNumbers numbers(growth_.geometry);
     for (std::uint32_t file = 0; file < numbers.files(); ++file) {
       const std::uint64_t begin = std::max(first, numbers.first(file));
       const std::uint64_t end = std::min(last, numbers.first(file + 1));
       if (begin >= end) continue;
-      writer_.write_trailer(file, static_cast<std::uint32_t>(begin - numbers.first(file)),
-                            static_cast<std::uint32_t>(end - numbers.first(file)), crcs);
+      writer_->write_trailer(file, static_cast<std::uint32_t>(begin - numbers.first(file)),
+                             static_cast<std::uint32_t>(end - numbers.first(file)), crcs);
     }
-    writer_.finish();
+    writer_->finish();
   });
 }
 
 std::string StagedTarget::publish() {
   std::string note;
   agree(comm_, "publish", [&] {
-    if (comm_.rank() == 0) note = formats::publish(staging_, target_, overwrite_);
+    if (comm_.rank() != 0) return;
+    if (!published_) formats::publish_tree(staging_, growth_.overwrite);
+    note = formats::raise_tracker(staging_, growth_.target);
   });
   return broadcast(comm_, note, 0);
+}
+
+bool StagedTarget::keep() {
+  std::uint64_t kept = recorded_ || !journal_.moved.tiles.empty() ? 1 : 0;
+  maximum(comm_, {&kept, 1});
+  if (cleaner_) cleaner_->removes = kept == 0;
+  return kept != 0;
 }
 
 }  // namespace reshard::mpi

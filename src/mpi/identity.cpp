@@ -1,0 +1,138 @@
+#include "mpi/identity.hpp"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <concepts>
+#include <system_error>
+
+#include "core/digest.hpp"
+
+namespace reshard::mpi {
+namespace {
+
+/// Numbers and texts one behind the other, for a digest of all.
+class Words {
+ public:
+  template <std::unsigned_integral Number>
+  void add(Number number) {
+    words_.push_back(number);
+  }
+  void add(const std::string& text) {
+    add(text.size());
+    const std::size_t at = words_.size();
+    words_.resize(at + (text.size() + 7) / 8, 0);
+    text.copy(reinterpret_cast<char*>(&words_[at]), text.size());
+  }
+  void add(const Dims& dims) {
+    add(dims.size());
+    for (const std::uint64_t n : dims) add(n);
+  }
+  void add(const Placement& p) {
+    add(p.tensor);
+    add(p.box.offset);
+    add(p.box.extent);
+    add(p.offset);
+    add(p.stride);
+  }
+  void add(double value) { add(std::to_string(value)); }
+  [[nodiscard]] std::string digest() const {
+    return digest_run(std::as_bytes(std::span(words_)), 8, 0).hex() + "-" +
+           std::to_string(words_.size());
+  }
+
+ private:
+  std::vector<std::uint64_t> words_;
+};
+
+void add_source(const Geometry& geometry, Words& words) {
+  for (const SourceFile& file : geometry.sources) {
+    words.add(file.path);
+    words.add(std::string(reinterpret_cast<const char*>(file.content.data()), file.content.size()));
+  }
+  for (const SourcePiece& piece : geometry.pieces) {
+    words.add(piece.placement);
+    words.add(piece.file);
+    words.add(piece.base);
+    words.add(static_cast<std::uint64_t>(piece.dtype));
+    words.add(piece.add);
+  }
+}
+
+void add_target(const Prepared& p, Words& words) {
+  words.add(p.geometry.tile_bytes);
+  for (std::size_t f = 0; f < p.geometry.targets.size(); ++f) {
+    words.add(p.geometry.targets[f].path);
+    words.add(p.geometry.targets[f].bytes);
+    words.add(p.target.files[f].copied_from);
+    for (const formats::FileLayout::Literal& literal : p.layouts[f].literals) {
+      words.add(literal.offset);
+      words.add(literal.bytes);
+    }
+  }
+  for (const TargetTensor& tensor : p.geometry.tensors) {
+    words.add(tensor.file);
+    words.add(tensor.base);
+    words.add(static_cast<std::uint64_t>(tensor.stored.dtype));
+    words.add(static_cast<std::uint64_t>(tensor.stored.constant));
+    words.add(tensor.stored.add);
+    for (const Placement& placement : tensor.stored.placements) words.add(placement);
+  }
+}
+
+std::vector<std::string> paths_of(const Prepared& p) {
+  std::vector<std::string> paths;
+  for (const SourceFile& file : p.geometry.sources) {
+    if (file.content.empty()) paths.push_back(p.source.found.unit + "/" + file.path);
+  }
+  for (const formats::FileDescription& file : p.target.files) {
+    if (!file.copied_from.empty()) paths.push_back(file.copied_from);
+  }
+  return paths;
+}
+
+}  // namespace
+
+std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared) {
+  const std::vector<std::string> paths = paths_of(prepared);
+  std::vector<std::uint64_t> numbers(2 * paths.size(), 0);
+  agree(comm, "source", [&] {
+    const auto ranks = static_cast<std::size_t>(comm.size());
+    for (auto f = static_cast<std::size_t>(comm.rank()); f < paths.size(); f += ranks) {
+      struct stat status = {};
+      if (::stat(paths[f].c_str(), &status) != 0) {
+        throw Error(Kind::io,
+                    paths[f] + ": " + std::error_code(errno, std::generic_category()).message());
+      }
+      numbers[2 * f] = static_cast<std::uint64_t>(status.st_size);
+      numbers[2 * f + 1] = static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1000000000U +
+                           static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
+    }
+  });
+  sum(comm, numbers);
+  std::vector<Stamp> stamps;
+  for (std::size_t f = 0; f < paths.size(); ++f) {
+    stamps.push_back({paths[f], numbers[2 * f], numbers[2 * f + 1]});
+  }
+  return stamps;
+}
+
+std::string identity_of(const Prepared& prepared, const std::vector<Stamp>& stamps) {
+  Json source = Json::array();
+  for (const Stamp& stamp : stamps) source.push_back({stamp.path, stamp.bytes, stamp.changed});
+  Words words;
+  add_source(prepared.geometry, words);
+  add_target(prepared, words);
+  return Json({{"source", source}, {"movement", words.digest()}}).dump();
+}
+
+void check_unchanged(const std::vector<Stamp>& before, const std::vector<Stamp>& after) {
+  for (std::size_t f = 0; f < before.size(); ++f) {
+    if (before[f] == after[f]) continue;
+    throw Error(Kind::input, before[f].path + ": was changed while it was read (" +
+                                 std::to_string(before[f].bytes) + " bytes before, " +
+                                 std::to_string(after[f].bytes) + " now)");
+  }
+}
+
+}  // namespace reshard::mpi

@@ -1,0 +1,172 @@
+"""Conversions that are killed or stopped, and those that go on with --resume.
+
+usage: resume_test.py RESHARD MPIEXEC DATA [KILLS]
+"""
+
+import filecmp
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from programs import Checks, Reshard
+
+STOPPED, FLAGS = 75, ["--to", "hf", "--memory", "8MiB", "--journal-interval", "8MiB"]
+
+
+def same(a, b):
+    """Whether two folders hold the same files, hidden ones too."""
+    compared = filecmp.dircmp(a, b, ignore=[])
+    equal = filecmp.cmpfiles(a, b, compared.common_files, shallow=False)[0]
+    return not compared.left_only and not compared.right_only and len(equal) == len(compared.common_files)
+
+
+class Conversion:
+    """One conversion, in several ways of being cut short."""
+
+    def __init__(self, reshard, folder):
+        self.reshard, self.folder = reshard, folder
+        self.source, self.target, self.wanted = (folder / name for name in ("source", "target", "wanted"))
+        reshard.run("sample", self.source, "--family", "llama", "--to", "megatron", "--tp", "2", "--pp", "2", "--parameters", "1e8")
+        begin = time.monotonic()
+        reshard.convert(self.source, self.wanted, *FLAGS, ranks=3)
+        self.seconds = time.monotonic() - begin
+
+    def start(self, ranks, *flags):
+        launcher = [] if ranks == 1 else [self.reshard.mpiexec, "--oversubscribe", "-n", str(ranks)]
+        command = [*launcher, self.reshard.binary, "convert", self.source, self.target, *FLAGS, "--json", *flags]
+        return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def ranks_of(self, process, ranks):
+        """Process ids of the ranks of a started conversion."""
+        if ranks == 1:
+            return [process.pid]
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(child) for child in children]
+
+    def left(self):
+        """What lies beside source and wanted."""
+        return sorted(path.name for path in self.folder.iterdir() if path not in (self.source, self.wanted))
+
+    def clear(self):
+        for name in self.left():
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def resume(self, ranks):
+        """Goes on, checks the result; the report."""
+        process = self.start(ranks, "--resume")
+        said, failed = process.communicate(timeout=300)
+        assert process.returncode == 0, f"exit {process.returncode}: {said}{failed}"
+        assert self.left() == ["target"], self.left()
+        assert same(self.target, self.wanted), "other bytes"
+        report = json.loads(said)
+        if not report["already"]:
+            assert report["resumed"] + report["written"]["sum"] == report["target_bytes"], report
+        return report
+
+
+def check_kills(conversion, checks, kills):
+    """A random rank is killed at a random moment."""
+    chance = random.Random(kills)
+    for number in range(kills):
+        ranks, again, moment = chance.choice([1, 2, 4]), chance.choice([1, 3]), chance.uniform(0.2, 1.1) * conversion.seconds
+        with checks.case(f"kill {number}: one of {ranks} ranks, {again} go on"):
+            process = conversion.start(ranks)
+            time.sleep(moment)
+            running = conversion.ranks_of(process, ranks) if process.poll() is None else []
+            if running:
+                os.kill(chance.choice(running), signal.SIGKILL)
+            process.communicate(timeout=300)
+            report = conversion.resume(again) if conversion.left() != ["target"] else {"resumed": "all", "target_bytes": ""}
+            assert same(conversion.target, conversion.wanted)
+            checks.note(f"after {moment:.2f} s: resumed {report['resumed']} of {report['target_bytes']}")
+        conversion.clear()
+
+
+def check_stops(conversion, checks):
+    """A signal ends a conversion with 75; it leaves what can be gone on with, or nothing."""
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        with checks.case(sent.name):
+            process = conversion.start(1)
+            while process.poll() is None and not list(conversion.folder.glob(".target.reshard-*/journal/0-*")):
+                time.sleep(0.001)
+            process.send_signal(sent)
+            said = "".join(process.communicate(timeout=300))
+            assert process.returncode == STOPPED, f"exit {process.returncode}: {said}"
+            assert "stopped: " in said and signal.strsignal(sent) in said and "--resume" in said, said
+            assert [name[:16] for name in conversion.left()] == [".target.reshard-"], conversion.left()
+            assert conversion.resume(3)["resumed"] > 0
+        conversion.clear()
+
+
+def check_others(conversion, checks):
+    """Leftovers of another source or other options, a held lock, and a run without --resume."""
+    process = conversion.start(1)
+    while process.poll() is None and not list(conversion.folder.glob(".target.reshard-*/journal/0-*")):
+        time.sleep(0.001)
+    with checks.case("a unit that is being written"):
+        other = conversion.start(1)
+        said = "".join(other.communicate(timeout=300))
+        assert other.returncode == 2 and "another conversion writes there now" in said, said
+    process.kill()
+    process.communicate(timeout=300)
+    with checks.case("other options do not go on"):
+        other = conversion.start(1, "--resume", "--dtype", "fp32")
+        said = "".join(other.communicate(timeout=300))
+        assert other.returncode == 2 and "with other options" in said, said
+    with checks.case("another source does not go on"):
+        file = next(conversion.source.rglob("*.pt"))
+        before = file.stat()
+        os.utime(file)
+        other = conversion.start(1, "--resume")
+        said = "".join(other.communicate(timeout=300))
+        assert other.returncode == 2 and "changed since" in said, said
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with checks.case("without --resume what was left is told and not touched"):
+        left = [name for name in conversion.left() if name != "target" and not name.endswith("lock")]
+        report = json.loads(conversion.reshard.run("convert", conversion.source, conversion.target, *FLAGS, "--json"))
+        assert any(left[0] in note and "--resume" in note and "bytes" in note for note in report["notes"]), report["notes"]
+        assert report["resumed"] == 0 and conversion.left() == [*left, "target"], conversion.left()
+    with checks.case("with --overwrite what was left goes on"):
+        other = conversion.start(1, "--resume", "--overwrite")
+        said = "".join(other.communicate(timeout=300))
+        assert other.returncode == 0 and json.loads(said)["resumed"] > 0, said
+        assert conversion.left() == ["target"] and same(conversion.target, conversion.wanted)
+    conversion.clear()
+
+
+def check_siblings(conversion, checks):
+    """Iterations of one root that are written side by side: the tracker ends at the latest."""
+    with checks.case("five iterations at once"):
+        root = conversion.folder / "target"
+        command = [conversion.reshard.binary, "convert", conversion.source, root, "--to", "megatron", "--quiet", "--iteration"]
+        running = [subprocess.Popen([*map(str, command), str(n)], stderr=subprocess.PIPE) for n in (3, 5, 1, 4, 2)]
+        for process in running:
+            assert process.wait(timeout=300) == 0, process.stderr.read()
+            process.stderr.close()
+        assert (root / "latest_checkpointed_iteration.txt").read_text().strip() == "5"
+        assert sorted(os.listdir(root)) == [f"iter_{n:07}" for n in range(1, 6)] + ["latest_checkpointed_iteration.txt"], os.listdir(root)
+    conversion.clear()
+
+
+def main(binary, mpiexec, _data, kills="10"):
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as temporary:
+        conversion = Conversion(Reshard(binary, mpiexec), pathlib.Path(temporary))
+        check_stops(conversion, checks)
+        check_others(conversion, checks)
+        check_siblings(conversion, checks)
+        check_kills(conversion, checks, int(kills))
+    return checks.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
