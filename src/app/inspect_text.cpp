@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 
+#include "app/inspect_maps.hpp"
 #include "app/report.hpp"
 #include "app/text.hpp"
 #include "families/family.hpp"
+#include "formats/container/torch_file.hpp"
 #include "formats/dialect/rows.hpp"
 
 namespace reshard::app {
@@ -35,39 +38,27 @@ std::uint64_t padded_vocabulary(const Source& source) {
   return true_vocabulary(source) + (padded ? source.model[padding].shape[0] : 0);
 }
 
-std::string words(const std::vector<std::string>& list) {
-  std::string text;
-  for (const std::string& word : list) text += (text.empty() ? "" : " ") + word;
-  return text;
+/// "name value" of what is not null, false, 0 or "none", or a list of such alone.
+std::vector<std::string> told(const Json& values) {
+  const auto is_off = [](const Json& value) {
+    return value.is_null() || value == false || value == 0 || value == "none";
+  };
+  std::vector<std::string> items;
+  for (const auto& [key, value] : values.items()) {
+    const bool none = value.is_array() && std::all_of(value.begin(), value.end(), is_off);
+    if (none || is_off(value)) continue;
+    items.push_back(key + " " + (value.is_string() ? value.get<std::string>() : value.dump()));
+  }
+  return items;
 }
 
-/// "0..31", "0..2,5"
-std::string ranges(const std::vector<std::uint64_t>& numbers) {
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t last = i;
-    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
-    text += (text.empty() ? "" : ",") + std::to_string(numbers[i]);
-    if (last > i) text += ".." + std::to_string(numbers[last]);
-    i = last + 1;
+/// The hyperparameters that a config.json of the family tells.
+Json told_by_config(const Source& source) {
+  Json values = Json::object();
+  for (const families::Line& line : source.family.model_type(source.model_type).lines) {
+    if (!line.keys.empty()) values[line.name] = source.record.value(line.name, Json());
   }
-  return text;
-}
-
-std::string stage_table(const formats::Parallelism& p) {
-  std::string text;
-  for (std::size_t c = 0; c < p.chunks.size(); ++c) {
-    const formats::LayerRange& chunk = p.chunks[c];
-    text += "  stage " + std::to_string(c % p.pp);
-    if (p.vpp > 1) text += " chunk " + std::to_string(c / p.pp);
-    text += chunk.count == 0 ? ": no layers"
-                             : ": layers " + std::to_string(chunk.first) + ".." +
-                                   std::to_string(chunk.first + chunk.count - 1);
-    if (c == 0) text += ", embedding";
-    if (c + 1 == p.chunks.size()) text += ", final norm, head";
-    text += "\n";
-  }
-  return text;
+  return values;
 }
 
 /// Tensors that differ in their layer only, one line each.
@@ -81,7 +72,7 @@ std::string role_tree(const Source& source) {
   for (std::size_t t = 0; t < source.model.tensors().size(); ++t) {
     const CanonicalTensor& tensor = source.model.tensors()[t];
     Line line{families::role_template(tensor.role),
-              words(tensor.factors),
+              joined(tensor.factors, " "),
               to_string(tensor.shape),
               std::string(name(source.dtypes[t])),
               {}};
@@ -166,52 +157,69 @@ std::string full_name(const Source& source, const std::string& wanted) {
     if (name.ends_with("." + wanted)) ends.insert(name);
   }
   if (ends.size() == 1) return *ends.begin();
-  std::string text;
-  for (const std::string& name : nearest(wanted, ends.empty() ? names : ends)) {
-    text += (text.empty() ? "" : ", ") + name;
-  }
   throw Error(Kind::usage, "--tensor " + wanted + ": " +
                                (ends.empty() ? "no role and no stored tensor of that name in "
                                              : std::to_string(ends.size()) + " names end so in ") +
-                               source.found.unit + "; near it are " + text);
+                               source.found.unit + "; near it are " +
+                               joined(nearest(wanted, ends.empty() ? names : ends)));
 }
 
 Json dims_json(const Dims& dims) {
   return std::vector<std::uint64_t>(dims.begin(), dims.end());
 }
 
-/// Adds the leaves of a value that are no tensors, by their dotted names.
+/// The begin of a long text, cut between characters.
+std::string shortened(const std::string& text) {
+  std::size_t end = 100;
+  if (text.size() <= end) return text;
+  while ((static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  return text.substr(0, end) + "...";
+}
+
+/// The text of a value that is one leaf, a list of plain ones included; nothing for a tree or a
+/// tensor.
+std::optional<std::string> leaf_text(const Json& value) {
+  if (!value.is_structured() || value.empty()) return shortened(value.dump());
+  const std::string tag = value.is_object() ? value.value("!", "") : "";
+  for (const char* part : {"name", "value", "hex"}) {
+    const bool is_leaf = tag != "" && tag != "object" && value.contains(part);
+    if (is_leaf) return shortened(value.at(part).get<std::string>());
+  }
+  if (tag == "bytes") return value.at("size").dump() + " bytes";
+  if (tag == "storage") return value.dump();
+  if (tag == "dict" && value.at("items").empty()) return "{}";
+  const bool is_list = value.is_array() || tag == "tuple" || tag == "set";
+  if (!is_list) return std::nullopt;
+  const Json& items = value.is_array() ? value : value.at("items");
+  const bool plain = std::none_of(items.begin(), items.end(),
+                                  [](const Json& item) { return item.is_structured(); });
+  return plain ? std::optional(shortened(items.dump())) : std::nullopt;
+}
+
+/// Adds the leaves of a value that are no tensors, by their dotted names; an object as its class.
 void add_leaves(const Json& value, const std::string& name, std::vector<std::string>& lines) {
-  const auto below = [&](const std::string& key) { return name.empty() ? key : name + "." + key; };
-  const auto tag = value.is_object() ? value.find("!") : value.end();
-  if (value.is_array() && !value.empty()) {
-    const bool plain = std::none_of(value.begin(), value.end(),
-                                    [](const Json& item) { return item.is_structured(); });
-    if (plain) {
-      lines.push_back(name + " = " + value.dump().substr(0, 100));
-      return;
-    }
-    for (std::size_t i = 0; i < value.size(); ++i) {
-      add_leaves(value[i], below(std::to_string(i)), lines);
-    }
-  } else if (value.is_object() && tag == value.end() && !value.empty()) {
-    for (const auto& [key, member] : value.items()) add_leaves(member, below(key), lines);
-  } else if (value.is_object() && tag != value.end() && *tag == "object") {
+  const auto add_below = [&](const Json& part, const std::string& key) {
+    add_leaves(part, name.empty() ? key : name + "." + key, lines);
+  };
+  const auto add_pairs = [&](const Json& pairs) {
+    for (const Json& pair : pairs) add_below(pair[1], formats::key_name(pair[0]));
+  };
+  const std::string tag = value.is_object() ? value.value("!", "") : "";
+  if (const std::optional<std::string> leaf = leaf_text(value)) {
+    lines.push_back(name + " = " + *leaf);
+  } else if (tag == "object") {
     lines.push_back(name + " : " + value.value("class", ""));
-    for (const char* part : {"args", "state", "items", "list"}) {
-      if (value.contains(part)) add_leaves(value.at(part), name, lines);
+    for (const char* part : {"args", "state", "list"}) {
+      if (value.contains(part) && !value.at(part).empty()) add_leaves(value.at(part), name, lines);
     }
-  } else if (value.is_object() && tag != value.end() && value.contains("items")) {
-    for (std::size_t i = 0; i < value.at("items").size(); ++i) {
-      const Json& item = value.at("items")[i];
-      const bool pair = *tag == "dict";
-      const std::string key = !pair                 ? std::to_string(i)
-                              : item[0].is_string() ? item[0].get<std::string>()
-                                                    : item[0].dump();
-      add_leaves(pair ? item[1] : item, below(key), lines);
-    }
-  } else if (!value.is_object() || tag == value.end() || *tag != "tensor") {
-    lines.push_back(name + " = " + value.dump().substr(0, 100));
+    if (value.contains("items")) add_pairs(value.at("items"));
+  } else if (tag == "dict") {
+    add_pairs(value.at("items"));
+  } else if (value.is_array() || tag == "tuple" || tag == "set") {
+    const Json& items = value.is_array() ? value : value.at("items");
+    for (std::size_t i = 0; i < items.size(); ++i) add_below(items[i], std::to_string(i));
+  } else if (tag.empty()) {
+    for (const auto& [key, member] : value.items()) add_below(member, key);
   }
 }
 
@@ -226,13 +234,12 @@ std::string checkpoint_text(const mpi::InspectReport& report) {
   text += "format       " + s.found.dialect + ", " + std::to_string(report.indices.size()) +
           (report.indices.size() == 1 ? " file\n" : " files\n");
   text += "family       " + s.model_type + "\n";
-  text += "parallelism  " + layout_text(s.parallelism) + "\n" + stage_table(s.parallelism);
+  text += "parallelism  " + layout_text(s.parallelism);
+  if (s.parallelism.dp > 1) text += ", dp " + std::to_string(s.parallelism.dp);
+  text += "\n" + maps_text(maps_json(report));
   text += "parameters   " + grouped(formats::parameter_count(s.model)) + "\n";
-  text += "dtypes      ";
-  for (const auto& [dtype, count] : dtypes_of(report)) {
-    text += " " + dtype + " (" + grouped(count) + " tensors)";
-  }
-  text += "\nvocabulary   " + grouped(true_vocabulary(s));
+  text += wrapped("model", told(told_by_config(s))) + wrapped("arguments", told(s.function_args));
+  text += "vocabulary   " + grouped(true_vocabulary(s));
   const std::uint64_t padded_size = padded_vocabulary(s);
   if (padded_size != true_vocabulary(s)) text += ", padded to " + grouped(padded_size);
   text += "\n";
@@ -254,15 +261,22 @@ Json checkpoint_json(const mpi::InspectReport& report) {
     if (!report.statistics.empty()) item["values"] = statistics_json(report.statistics[t]);
     roles.push_back(std::move(item));
   }
+  Json files = Json::array();
+  for (const formats::FileIndex& index : report.indices) {
+    files.push_back({{"file", index.path}, {"bytes", index.bytes}});
+  }
   return {{"format", s.found.dialect},
           {"family", s.model_type},
           {"unit", s.found.unit},
+          {"files", std::move(files)},
           {"parallelism", layout_json(s.parallelism)},
           {"parameters", formats::parameter_count(s.model)},
           {"dtypes", dtypes_of(report)},
+          {"maps", maps_json(report)},
           {"training", s.training},
           {"vocabulary", {{"true", true_vocabulary(s)}, {"padded", padded_vocabulary(s)}}},
           {"hyperparameters", s.record},
+          {"arguments", s.function_args},
           {"warnings", s.warnings},
           {"notes", s.notes},
           {"dropped", s.dropped},
@@ -296,11 +310,12 @@ std::string placements_text(const Json& placements) {
   std::string text;
   for (const Json& p : placements) {
     text += p["role"].get<std::string>() + " (" +
-            words(p["factors"].get<std::vector<std::string>>()) + ") from " + p["offset"].dump() +
-            " extent " + p["extent"].dump() + "\n  " + p["file"].get<std::string>() + ": " +
-            p["name"].get<std::string>() + " " + p["dtype"].get<std::string>() + ", byte " +
-            grouped(p["byte"].get<std::uint64_t>()) + ", strides " + p["strides"].dump() +
-            (p["replica"].get<bool>() ? ", a replica" : "") + "\n";
+            joined(p["factors"].get<std::vector<std::string>>(), " ") + ") from " +
+            p["offset"].dump() + " extent " + p["extent"].dump() + "\n  " +
+            p["file"].get<std::string>() + ": " + p["name"].get<std::string>() + " " +
+            p["dtype"].get<std::string>() + ", byte " + grouped(p["byte"].get<std::uint64_t>()) +
+            ", strides " + p["strides"].dump() + (p["replica"].get<bool>() ? ", a replica" : "") +
+            "\n";
   }
   return text;
 }

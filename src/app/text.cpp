@@ -66,6 +66,39 @@ std::string padded(std::string text, std::size_t width) {
   return text;
 }
 
+std::string ranges(const std::vector<std::uint64_t>& numbers) {
+  std::string text;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    text += (text.empty() ? "" : ",") + std::to_string(numbers[i]);
+    if (last > i) text += ".." + std::to_string(numbers[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+std::string joined(const std::vector<std::string>& words, const std::string& between) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
+  return text;
+}
+
+std::string wrapped(const std::string& label, const std::vector<std::string>& items) {
+  constexpr std::size_t columns = 100, indent = 13;
+  if (items.empty()) return "";
+  std::string text, line = padded(label, indent - 1);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const std::string item = " " + items[i] + (i + 1 < items.size() ? "," : "");
+    if (line.size() > indent && line.size() + item.size() > columns) {
+      text += line + "\n";
+      line = std::string(indent - 1, ' ');
+    }
+    line += item;
+  }
+  return text + line + "\n";
+}
+
 std::string lines_of(const char* what, const std::vector<std::string>& texts) {
   std::string all;
   for (const std::string& text : texts) all += std::string(what) + text + "\n";

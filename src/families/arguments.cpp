@@ -291,6 +291,19 @@ MegatronArguments read_arguments(const ArgumentTable& table, const Json& args, c
   return read;
 }
 
+Json function_arguments(const ArgumentTable& table, const Json& args) {
+  const Json all = plain_members(args, table.enums);
+  Json told = Json::object();
+  for (const Line& line : table.hyperparameters) {
+    for (const std::string& name : table.arguments_of(line.name)) {
+      const Json value = all.value(name, Json());
+      const bool is_beside = name.starts_with('@');
+      if (!value.is_null() && !is_beside) told[name] = value;
+    }
+  }
+  return told;
+}
+
 Json write_arguments(const ArgumentTable& table, const Record& record, const Json& degrees,
                      const Json& choices, const Json& source_args) {
   const Json all_choices = table.complete_choices(choices);

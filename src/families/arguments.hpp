@@ -75,6 +75,9 @@ struct MegatronArguments {
 /// value of a wrong type or that the record cannot hold, with the arguments that tell it.
 MegatronArguments read_arguments(const ArgumentTable& table, const Json& args, const Json& beside);
 
+/// The attributes that tell a hyperparameter and are not null, as the tables speak of them.
+Json function_arguments(const ArgumentTable& table, const Json& args);
+
 /// The attributes to write, in the same representation, from the record, the degrees, the choices
 /// and, for what none of these knows, the source's args (or {}). They are read again: Error(input)
 /// names the hyperparameter that the framework cannot hold.

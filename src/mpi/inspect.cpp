@@ -9,6 +9,7 @@
 #include "formats/canonical_reader.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_file.hpp"
+#include "formats/container/torch_legacy.hpp"
 #include "formats/file.hpp"
 
 namespace reshard::mpi {
@@ -24,17 +25,36 @@ std::vector<fs::path> candidates(const fs::path& path) {
   for (const auto& entry : fs::recursive_directory_iterator(path)) {
     const std::string ending = entry.path().extension().string();
     const bool fits = ending == ".safetensors" || ending == ".pt" || ending == ".bin" ||
-                      ending == ".pth" || ending == ".ckpt" || ending == ".distcp";
+                      ending == ".pth" || ending == ".ckpt" || ending == ".distcp" ||
+                      ending == ".pkl" || entry.path().filename() == ".metadata";
     if (fits && entry.is_regular_file()) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   return files;
 }
 
+/// A pickle without torch around it.
+formats::FileIndex read_plain_pickle(const formats::ByteSource& source, const std::string& name) {
+  const formats::PickleLimits limits;
+  return with_context(name, [&] {
+    if (source.size > limits.bytes) throw Error(Kind::input, "too large for a pickle");
+    const std::string bytes = formats::read_bytes(source, 0, source.size, "pickle");
+    return formats::FileIndex{name,
+                              "pickle",
+                              source.size,
+                              {},
+                              formats::read_pickle(std::as_bytes(std::span(bytes))).value};
+  });
+}
+
 formats::FileIndex read_any(const fs::path& path, const std::string& name) {
   const formats::File file = formats::File::open_read(path.string());
-  return path.extension() == ".safetensors" ? formats::read_safetensors(source_of(file), name)
-                                            : formats::read_torch_file(source_of(file), name);
+  const formats::ByteSource source = source_of(file);
+  if (path.extension() == ".safetensors") return formats::read_safetensors(source, name);
+  const std::string head =
+      formats::read_bytes(source, 0, std::min<std::uint64_t>(source.size, 16), "begin");
+  const bool plain_pickle = head.starts_with('\x80') && !formats::is_torch_legacy(head);
+  return plain_pickle ? read_plain_pickle(source, name) : formats::read_torch_file(source, name);
 }
 
 /// The files that some container reads; what the others say goes to the problems.
@@ -57,7 +77,8 @@ void inspect_files(const Comm& comm, const formats::SourceOptions& options, cons
     report.failure = failure.what();
     if (comm.rank() != 0) return;
     read_files(options.path, report);
-    if (report.indices.empty()) throw failure;
+    if (!report.indices.empty()) return;
+    throw report.problems.empty() ? failure : failure.in(report.problems.front());
   });
 }
 

@@ -26,8 +26,8 @@ struct InspectReport {
 };
 
 /// Collective. Phases 1 and 2; a path that no dialect takes is searched for files of a known
-/// container instead, and only when there is none does the dialects' error leave. `statistics`
-/// reads all tensors, spread over ranks.
+/// container and for pickles instead, and only when none can be read does the dialects' error
+/// leave. `statistics` reads all tensors, spread over ranks.
 InspectReport inspect(const Comm& comm, const formats::SourceOptions& options, bool statistics);
 
 }  // namespace reshard::mpi

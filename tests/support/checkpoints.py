@@ -8,13 +8,14 @@ import torch
 
 
 class Opaque:
-    """Stands for any object whose class cannot be imported; keeps nothing, runs nothing."""
+    """Stands for any object whose class cannot be imported; keeps its attributes, runs nothing."""
 
     def __init__(self, *args, **kwargs):
         pass
 
     def __setstate__(self, state):
-        pass
+        if isinstance(state, dict):
+            self.__dict__.update(state)
 
 
 class _TolerantUnpickler(pickle.Unpickler):

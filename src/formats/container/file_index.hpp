@@ -22,7 +22,7 @@ struct TensorEntry {
 /// What one file's header says, without its tensors' data.
 struct FileIndex {
   std::string path;         ///< relative to the checkpoint
-  std::string container;    ///< "safetensors", "torch-zip", "torch-legacy"
+  std::string container;    ///< "safetensors", "torch-zip", "torch-legacy", "pickle" (no tensors)
   std::uint64_t bytes = 0;  ///< size of the file
   std::vector<TensorEntry> tensors;
   Json facts;  ///< everything else in it: metadata, args, iteration, ... (see the container)

@@ -144,16 +144,6 @@ class TensorWalk {
     for (Json& pair : pairs) visit(pair[1], joined(name, key_name(pair[0])));
   }
 
-  static std::string key_name(const Json& key) {
-    if (key.is_string()) return key.get<std::string>();
-    if (!key.is_object() || !key.contains("!")) return key.dump();
-    if (key["!"] == "global") return key_name(key["name"]);
-    if (key["!"] != "tuple") return key.dump();
-    std::string name;
-    for (const Json& item : key["items"]) name += (name.empty() ? "" : ",") + key_name(item);
-    return "(" + name + ")";
-  }
-
   void take(Json& value, const std::string& name) {
     if (name.size() > names_left_)
       throw Error(Kind::input, "the names of its tensors are too long");
@@ -209,6 +199,16 @@ FileIndex read_any(const ByteSource& source, const std::string& path, const Pick
 }
 
 }  // namespace
+
+std::string key_name(const Json& key) {
+  if (key.is_string()) return key.get<std::string>();
+  if (!key.is_object() || !key.contains("!")) return key.dump();
+  if (key["!"] == "global") return key_name(key["name"]);
+  if (key["!"] != "tuple") return key.dump();
+  std::string name;
+  for (const Json& item : key["items"]) name += (name.empty() ? "" : ",") + key_name(item);
+  return "(" + name + ")";
+}
 
 FileIndex read_torch_file(const ByteSource& source, const std::string& path,
                           const PickleLimits& limits) {

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <set>
 
 #include "core/error.hpp"
 #include "formats/dialect/huggingface.hpp"
@@ -11,24 +10,24 @@ namespace reshard::formats {
 
 std::uint64_t settle_optimizer(const Found& found, std::uint64_t model_ranks, const Json& facts,
                                Source& source, Problems& problems) {
-  const auto names = found.facts.at("optimizer").get<std::vector<std::string>>();
+  const std::vector<SourceFile>& files = found.optimizer;
   const Json told = facts.value("dp_world_size", Json());
-  std::uint64_t copies = 0;
-  std::set<std::pair<std::uint64_t, std::uint64_t>> there;
-  for (const std::string& name : names) {
-    const DeepSpeedFile file = *deepspeed_file(name);
-    there.emplace(file.mp, file.dp);
+  std::uint64_t copies = 0, bytes = 0;
+  for (const SourceFile& each : files) {
+    const DeepSpeedFile file = *deepspeed_file(each.path);
     copies = std::max(copies, file.dp + 1);
+    bytes += each.bytes;
     if (file.mp >= model_ranks) {
-      problems.add(name + ": no mp_rank_" + two_digits(file.mp) + "_model_states.pt beside it");
+      problems.add(each.path + ": no mp_rank_" + two_digits(file.mp) +
+                   "_model_states.pt beside it");
     }
   }
-  if (names.empty()) {
+  if (files.empty()) {
     const bool known = told.is_number_integer() && told >= 1;
     return known ? told.get<std::uint64_t>() : 1;
   }
-  if (names.size() != copies * model_ranks) {
-    problems.add(std::to_string(names.size()) + " optimizer files, as " + names.front() +
+  if (files.size() != copies * model_ranks) {
+    problems.add(std::to_string(files.size()) + " optimizer files, as " + files.front().path +
                  ", are not those of " + std::to_string(copies) + " data-parallel ranks times " +
                  std::to_string(model_ranks) + " mp_rank files: one is missing, or of another run");
   }
@@ -36,9 +35,9 @@ std::uint64_t settle_optimizer(const Found& found, std::uint64_t model_ranks, co
     problems.add("dp_world_size is " + told.dump() + ", but there are optimizer files of " +
                  std::to_string(copies) + " data-parallel ranks");
   }
-  source.dropped.push_back("optimizer of ZeRO: " + std::to_string(names.size()) + " files of " +
+  source.dropped.push_back("optimizer of ZeRO: " + std::to_string(files.size()) + " files of " +
                            std::to_string(copies) + " data-parallel ranks, " +
-                           found.facts.at("optimizer_bytes").dump() + " bytes");
+                           std::to_string(bytes) + " bytes");
   return copies;
 }
 
@@ -46,7 +45,7 @@ void note_masters(Source& source) {
   const bool half = std::any_of(source.dtypes.begin(), source.dtypes.end(), [](Dtype dtype) {
     return dtype == Dtype::bf16 || dtype == Dtype::f16;
   });
-  if (!half || source.found.facts.at("optimizer").empty()) return;
+  if (!half || source.found.optimizer.empty()) return;
   source.notes.push_back(
       "the model's files hold half precision; fp32 masters lie in the optimizer's files, which are "
       "not read");
@@ -98,6 +97,7 @@ Source DeepSpeed::open(const Found& found, const std::vector<FileIndex>& indices
     source.training["iteration"] = source.training.at("global_steps");
   }
   source.parallelism.dp = settle_optimizer(found, 1, index.facts, source, problems);
+  source.ranks[index.path] = {};
   note_masters(source);
   return source;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,6 +27,11 @@ class Dialect {
   /// adds to `problems` what the headers refuse and goes on where it can.
   [[nodiscard]] virtual Source open(const Found& found, const std::vector<FileIndex>& indices,
                                     const SourceOptions& options, Problems& problems) const = 0;
+  /// Number of the pipeline module that holds a stored tensor, in a dialect whose names count them.
+  [[nodiscard]] virtual std::optional<std::uint64_t> module_of(
+      const std::string& /*file*/, const std::string& /*tensor*/) const {
+    return std::nullopt;
+  }
   /// What this framework would write for the source's model.
   [[nodiscard]] virtual Target describe(const Source& source, const TargetOptions& options,
                                         Problems& problems) const = 0;

@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr std::string_view tracker_name = "latest_checkpointed_iteration.txt";
-constexpr std::string_view model_file = "model_optim_rng.pt";
+constexpr std::string_view model_file = "model_optim_rng.pt", optimizer_file = "distrib_optim.pt";
 
 bool has_rank_folders(const fs::path& folder) {
   if (!fs::is_directory(folder)) return false;
@@ -110,12 +110,16 @@ std::optional<Found> Megatron::detect(const SourceOptions& options) const {
       const std::string leaf = file.path().filename().string();
       if (leaf == model_file) {
         found.files.push_back(folder + "/" + leaf);
+      } else if (leaf == optimizer_file) {
+        found.optimizer.push_back({folder + "/" + leaf, file.file_size()});
       } else {
         others.push_back(folder + "/" + leaf);
       }
     }
   }
   std::sort(found.files.begin(), found.files.end());
+  std::sort(found.optimizer.begin(), found.optimizer.end(),
+            [](const SourceFile& a, const SourceFile& b) { return a.path < b.path; });
   if (found.files.empty()) {
     throw Error(Kind::input, unit->string() + ": no mp_rank_*/" + std::string(model_file));
   }

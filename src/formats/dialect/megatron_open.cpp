@@ -196,12 +196,13 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   const std::uint64_t padded = arguments.degrees.at("padded_vocab").get<std::uint64_t>();
   source.parallelism = read_degrees(arguments.degrees);
   const auto world = arguments.degrees.value("world", std::uint64_t{1});
-  const std::map<std::string, FileRank> ranks =
-      ranks_of_files(source.parallelism, world, indices, problems);
+  source.ranks = ranks_of_files(source.parallelism, world, indices, problems);
+  const std::map<std::string, FileRank>& ranks = source.ranks;
   check_writers(source.parallelism, world, indices, ranks, source, problems);
   problems.raise();
   settle_vocabulary(options, source.args, padded, arguments.record, source);
   settle_record(table, options, arguments, source);
+  source.function_args = families::function_arguments(table, source.args);
   source.choices = arguments.choices;
   source.training = arguments.training;
   read_stages(indices, ranks, source.record.at("layers").get<std::uint64_t>(), source, problems);
@@ -257,6 +258,10 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
          {"optimizer", "opt_param_scheduler", "rng_state", "rerun_state_machine"}) {
       if (name == other) source.dropped.push_back(name + " in " + "model_optim_rng.pt");
     }
+  }
+  if (!found.optimizer.empty()) {
+    source.dropped.push_back(std::to_string(found.optimizer.size()) +
+                             " files of the optimizer, as " + found.optimizer.front().path);
   }
   if (!found.facts.at("others").empty()) {
     source.dropped.push_back(std::to_string(found.facts.at("others").size()) +

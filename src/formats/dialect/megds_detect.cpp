@@ -172,8 +172,7 @@ Found deepspeed_found(std::string dialect, const std::string& unit, const Source
     throw Error(Kind::input, unit + ": a universal checkpoint, whose weights lie in its folder " +
                                  "zero: not read; the tag that it was made from is");
   }
-  std::vector<std::string> all, optimizer;
-  std::uint64_t bytes = 0;
+  std::vector<std::string> all;
   for (const auto& entry : fs::directory_iterator(unit)) {
     const std::string name = entry.path().filename().string();
     const auto file = entry.is_regular_file() ? deepspeed_file(name) : std::nullopt;
@@ -189,22 +188,21 @@ Found deepspeed_found(std::string dialect, const std::string& unit, const Source
     if (file->kind == DeepSpeedFile::Kind::expert) {
       throw Error(Kind::input, unit + ": " + name + ": experts of DeepSpeed are not read");
     }
-    const bool weights = file->kind != DeepSpeedFile::Kind::optimizer;
-    if (!weights) bytes += entry.file_size();
-    (weights ? found.files : optimizer).push_back(name);
+    if (file->kind == DeepSpeedFile::Kind::optimizer) {
+      found.optimizer.push_back({name, entry.file_size()});
+    } else {
+      found.files.push_back(name);
+    }
   }
   check_names(unit, all);
-  const auto by_numbers = [](const std::string& a, const std::string& b) {
-    const auto key = [](const std::string& name) {
-      const DeepSpeedFile f = *deepspeed_file(name);
-      return std::array{static_cast<std::uint64_t>(f.kind), f.layer, f.mp, f.tp, f.dp};
-    };
-    return key(a) < key(b);
+  const auto numbers = [](const std::string& name) {
+    const DeepSpeedFile f = *deepspeed_file(name);
+    return std::array{static_cast<std::uint64_t>(f.kind), f.layer, f.mp, f.tp, f.dp};
   };
-  std::sort(found.files.begin(), found.files.end(), by_numbers);
-  std::sort(optimizer.begin(), optimizer.end(), by_numbers);
-  found.facts["optimizer"] = optimizer;
-  found.facts["optimizer_bytes"] = bytes;
+  std::sort(found.files.begin(), found.files.end(),
+            [&](const auto& a, const auto& b) { return numbers(a) < numbers(b); });
+  std::sort(found.optimizer.begin(), found.optimizer.end(),
+            [&](const auto& a, const auto& b) { return numbers(a.path) < numbers(b.path); });
   std::string config = options.config;
   std::vector<fs::path> folders = {fs::path(unit) / hf_config_folder};
   if (found.dialect == "deepspeed") {  // a Trainer writes config.json above the tag
@@ -244,6 +242,13 @@ std::optional<Found> MegatronDeepSpeed::detect(const SourceOptions& options) con
   const std::optional<std::string> unit = deepspeed_unit(options);
   if (!unit || (options.from.empty() && DeepSpeed().detect(options))) return std::nullopt;
   return deepspeed_found(std::string(name()), *unit, options);
+}
+
+std::optional<std::uint64_t> MegatronDeepSpeed::module_of(const std::string& file,
+                                                          const std::string& /*tensor*/) const {
+  const std::optional<DeepSpeedFile> known = deepspeed_file(file);
+  const bool is_layer = known && known->kind == DeepSpeedFile::Kind::layer;
+  return is_layer ? std::optional(known->layer) : std::nullopt;
 }
 
 FileIndex MegatronDeepSpeed::index(const Found& found, const std::string& file) const {

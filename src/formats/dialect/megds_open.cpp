@@ -153,6 +153,24 @@ void settle_stages(const MegdsFiles& files, std::uint64_t layers, Source& source
   }
 }
 
+/// The tp rank and the stage of every file.
+void settle_ranks(const MegdsFiles& files, Source& source) {
+  const Parallelism& p = source.parallelism;
+  for (std::uint64_t i = 0; i < files.models.size(); ++i) {
+    source.ranks[files.models[i]->path] = {i % p.tp, i / p.tp, 0, i % p.tp};
+  }
+  for (const FileIndex* index : files.layers) {
+    const DeepSpeedFile name = *deepspeed_file(index->path);
+    const LayerFile& part = files.kinds.at(name.layer);
+    std::uint64_t stage = part.kind == LayerKind::embedding ? 0 : p.pp - 1;
+    for (std::uint64_t s = 0; s < p.pp && part.kind == LayerKind::layer; ++s) {
+      const LayerRange& layers = p.chunks[s];
+      if (part.layer - layers.first < layers.count) stage = s;
+    }
+    source.ranks[index->path] = {name.tp, stage, 0, name.tp};
+  }
+}
+
 /// Every tensor of every file against the description of its part of the model.
 void match_files(const MegdsFiles& files, const MegdsRows& rows, Source& source,
                  Problems& problems) {
@@ -231,6 +249,7 @@ Source MegatronDeepSpeed::open(const Found& found, const std::vector<FileIndex>&
       args.contains("@checkpoint_info") || args.contains("@universal_checkpoint_info");
   settle_vocabulary(options, padded, is_told, arguments.record, source);
   settle_record(table, options, arguments, source);
+  source.function_args = families::function_arguments(table, source.args);
   source.training = arguments.training;
   source.choices = choices_of(files, options, arguments, source);
   settle_degrees(files, arguments.degrees, source, problems);
@@ -241,6 +260,7 @@ Source MegatronDeepSpeed::open(const Found& found, const std::vector<FileIndex>&
   problems.raise();  // what follows would repeat it tensor by tensor
 
   settle_stages(files, layers, source);
+  settle_ranks(files, source);
   match_files(files, MegdsRows(source.record, source.choices, files.tp, padded, source.model),
               source, problems);
   source.choices.erase("checkpoint_version");  // of the files read, not of the model

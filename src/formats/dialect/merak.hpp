@@ -33,6 +33,8 @@ class Merak final : public Dialect {
   [[nodiscard]] FileIndex index(const Found& found, const std::string& file) const override;
   [[nodiscard]] Source open(const Found& found, const std::vector<FileIndex>& indices,
                             const SourceOptions& options, Problems& problems) const override;
+  [[nodiscard]] std::optional<std::uint64_t> module_of(const std::string& file,
+                                                       const std::string& tensor) const override;
   [[nodiscard]] Target describe(const Source& source, const TargetOptions& options,
                                 Problems& problems) const override;
 };

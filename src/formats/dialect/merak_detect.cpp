@@ -145,9 +145,9 @@ std::optional<std::string> single_file(const fs::path& path, const SourceOptions
   return std::nullopt;
 }
 
-/// Everything in a unit that is no model file, by its name below it.
-Json other_files(const fs::path& unit, const std::vector<std::string>& files) {
-  Json others = Json::array();
+/// Everything in a unit that is no model file: ZeRO's files, all else by its name below the unit.
+void add_other_files(const fs::path& unit, Found& found) {
+  Json& others = found.facts["others"];
   for (const std::string& name : names_in(unit)) {
     if (name == hf_config_folder || name == "reshard.json") continue;
     const std::vector<std::string> inner =
@@ -155,10 +155,14 @@ Json other_files(const fs::path& unit, const std::vector<std::string>& files) {
     for (const std::string& leaf : inner) {
       std::string path = name;
       if (!leaf.empty()) path += "/" + leaf;
-      if (std::find(files.begin(), files.end(), path) == files.end()) others.push_back(path);
+      if (std::find(found.files.begin(), found.files.end(), path) != found.files.end()) continue;
+      if (leaf.empty() && name.starts_with("zero_dp_rank_") && name.ends_with("_opt_states.pt")) {
+        found.optimizer.push_back({path, fs::file_size(unit / path)});
+      } else {
+        others.push_back(path);
+      }
     }
   }
-  return others;
 }
 
 /// Degrees and each file's rank, from the names: {"tp", "pp", "ranks": {file: [tp, pp]}}.
@@ -222,7 +226,8 @@ std::optional<Found> Merak::detect(const SourceOptions& options) const {
     throw Error(Kind::input, config + ": does not exist");
   }
   found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
-  found.facts["others"] = fs::is_directory(path) ? other_files(*unit, files) : Json::array();
+  found.facts["others"] = Json::array();
+  if (fs::is_directory(path)) add_other_files(*unit, found);
   found.facts["companions"] =
       to_json(companions_in(options.tokenizer.empty() ? kept.string() : options.tokenizer));
   return found;

@@ -43,22 +43,16 @@ MerakGrid grid_of(const Found& found, Problems& problems) {
 }
 
 /// ZeRO files tell the data-parallel degree; theirs must be the model files' grid.
-void count_zero_files(const Json& others, MerakGrid& grid, Source& source, Problems& problems) {
+void count_zero_files(MerakGrid& grid, Source& source, Problems& problems) {
   std::set<std::array<std::uint64_t, 3>> found;
   std::uint64_t tp = 1, pp = 1;
-  std::vector<std::string> beside;
-  for (const Json& other : others) {
-    const auto file = other.get<std::string>();
-    if (!file.starts_with("zero_dp_rank_") || !file.ends_with("_opt_states.pt")) {
-      beside.push_back(file);
-      continue;
-    }
+  for (const SourceFile& zero : source.found.optimizer) {
     std::array<std::uint64_t, 3> rank{};
     std::size_t n = 0;
     for (const std::string_view mark : {"zero_dp_rank_", "_mp_rank_", "_pp_rank_"}) {
-      const std::size_t at = file.find(mark);
+      const std::size_t at = zero.path.find(mark);
       if (at != std::string::npos) {
-        const std::string rest = file.substr(at + mark.size());
+        const std::string rest = zero.path.substr(at + mark.size());
         rank[n] = whole_number(rest.substr(0, rest.find('_'))).value_or(0);
       }
       ++n;
@@ -77,8 +71,10 @@ void count_zero_files(const Json& others, MerakGrid& grid, Source& source, Probl
                    " x pp " + std::to_string(grid.pp));
     }
   }
-  if (!beside.empty()) {
-    source.dropped.push_back(std::to_string(beside.size()) + " files beside, as " + beside.front());
+  const Json& others = source.found.facts.at("others");
+  if (!others.empty()) {
+    source.dropped.push_back(std::to_string(others.size()) + " files beside, as " +
+                             others.front().get<std::string>());
   }
 }
 
@@ -332,17 +328,25 @@ void add_training(const FileIndex& first, Source& source) {
 
 }  // namespace
 
+std::optional<std::uint64_t> Merak::module_of(const std::string& /*file*/,
+                                              const std::string& tensor) const {
+  const std::optional<MerakName> name = merak_name(tensor);
+  return name ? name->module : std::nullopt;
+}
+
 Source Merak::open(const Found& found, const std::vector<FileIndex>& read,
                    const SourceOptions& options, Problems& problems) const {
   std::vector<FileIndex> indices = read;
-  for (FileIndex& index : indices) {
-    index.facts["rank"] = found.facts.at("ranks").at(index.path);
-  }
   Source source;
   source.found = found;
+  for (FileIndex& index : indices) {
+    index.facts["rank"] = found.facts.at("ranks").at(index.path);
+    const auto [tp, stage] = rank_of(index);
+    source.ranks[index.path] = {tp, stage, 0, tp};
+  }
   source.companions = companions_from_json(found.facts.at("companions"));
   MerakGrid grid = grid_of(found, problems);
-  count_zero_files(found.facts.at("others"), grid, source, problems);
+  count_zero_files(grid, source, problems);
   check_one_run(indices, grid, problems);
   check_stage_order(indices, problems);
   source.choices = choices_of(indices, grid, problems);

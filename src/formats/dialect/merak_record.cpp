@@ -142,8 +142,10 @@ class Shapes {
 
 /// A config.json by shapes and what args tell of heads; its constants are not known.
 Json config_by_shapes(const Shapes& shapes, const Json& args, const MerakGrid& grid) {
-  const Json list = args.is_object() ? args.value("num_heads", Json()) : Json();
-  const Json heads = list.is_array() && !list.empty() ? list.front() : Json();
+  const Json told = args.is_object() ? args : Json::object();
+  const Json list = told.value("num_heads", Json());
+  const Json heads =
+      list.is_array() && !list.empty() ? list.front() : told.value("num_attention_heads", Json());
   const bool cut = args.is_object() ? args.value("parallel_vocab", Json(false)) == true : true;
   const bool tied = shapes.has("tied_modules.*");
   if (shapes.has("transformer.h.0.*")) {
@@ -175,7 +177,7 @@ Json config_by_shapes(const Shapes& shapes, const Json& args, const MerakGrid& g
       {"num_key_value_heads", head == 0 ? 0 : k / head},
       {"head_dim", head},
       {"intermediate_size", shapes.size("model.layers.0.mlp.gate_proj*weight", 0)},
-      {"max_position_embeddings", args.is_object() ? args.value("seq_length", Json(0)) : Json(0)},
+      {"max_position_embeddings", told.value("seq_length", Json(0))},
       {"tie_word_embeddings", tied},
       {"vocab_size", shapes.size("model.embed_tokens*.weight", 0) * (cut && tied ? grid.tp : 1)}};
 }
@@ -214,6 +216,11 @@ void settle_merak_record(const SourceOptions& options, const std::vector<FileInd
   const Json table = families::embedded_table("arguments/merak.json");
   const Json args = indices.front().facts.at("args");
   const std::string kind = kind_of(table, args);
+  if (kind == "megatron_deepspeed") {
+    source.function_args = families::function_arguments(families::load_arguments(kind), args);
+  } else if (!kind.empty()) {
+    source.function_args = merak_run_arguments(args);
+  }
   source.config = source.found.facts.at("config");
   const bool given = source.config.is_object();
   bool guessed = false;

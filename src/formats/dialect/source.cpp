@@ -23,7 +23,7 @@ void add_pieces(const StoredTensor& described, const TensorEntry& entry, std::ui
     piece.base = entry.offset;
     piece.dtype = entry.dtype;
     piece.add = described.add;
-    piece.name = described.name;
+    piece.name = entry.name;
     source.pieces.push_back(std::move(piece));
   }
 }
@@ -95,15 +95,22 @@ std::vector<Companion> companions_from_json(const Json& json) {
 }
 
 Json to_json(const Found& found) {
+  Json optimizer = Json::array();
+  for (const SourceFile& file : found.optimizer) optimizer.push_back({file.path, file.bytes});
   return {{"dialect", found.dialect},
           {"unit", found.unit},
           {"files", found.files},
-          {"facts", found.facts}};
+          {"facts", found.facts},
+          {"optimizer", std::move(optimizer)}};
 }
 
 Found found_from_json(const Json& json) {
-  return {json.at("dialect").get<std::string>(), json.at("unit").get<std::string>(),
-          json.at("files").get<std::vector<std::string>>(), json.at("facts")};
+  Found found{json.at("dialect").get<std::string>(), json.at("unit").get<std::string>(),
+              json.at("files").get<std::vector<std::string>>(), json.at("facts")};
+  for (const Json& file : json.at("optimizer")) {
+    found.optimizer.push_back({file[0].get<std::string>(), file[1].get<std::uint64_t>()});
+  }
+  return found;
 }
 
 void match_shard(const Shard& described, const FileIndex& index,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,6 +57,7 @@ struct Found {
   std::string unit;                ///< folder of the files below
   std::vector<std::string> files;  ///< files with tensors, relative to it
   Json facts;                      ///< content of small files: config, tracker, weight map, ...
+  std::vector<SourceFile> optimizer = {};  ///< files of the optimizer alone; never opened
 };
 Json to_json(const Found& found);
 Found found_from_json(const Json& json);
@@ -71,16 +73,18 @@ struct Source {
   std::vector<Dtype> dtypes;  ///< of each canonical tensor, as stored
   std::vector<double> adds;   ///< of each: stored value = canonical value + add
   Parallelism parallelism;
-  Json choices = Json::object();   ///< of the dialect's table
-  Json args;                       ///< the framework's arguments, null if it has none
-  Json config;                     ///< config.json beside the weights, null if there is none
-  Json training = Json::object();  ///< iteration, consumed samples, ...
+  Json choices = Json::object();        ///< of the dialect's table
+  Json args;                            ///< the framework's arguments, null if it has none
+  Json function_args = Json::object();  ///< those of them that change the function, plain
+  Json config;                          ///< config.json beside the weights, null if there is none
+  Json training = Json::object();       ///< iteration, consumed samples, ...
   std::vector<SourceFile> files;
   std::vector<SourcePiece> pieces;
-  std::vector<Companion> companions;  ///< tokenizer, generation config, ...
-  std::vector<std::string> warnings;  ///< doubts that the report repeats
-  std::vector<std::string> notes;     ///< what was taken, and the flag that takes another
-  std::vector<std::string> dropped;   ///< content that is not carried
+  std::map<std::string, FileRank> ranks;  ///< who wrote a file; empty without parallelism
+  std::vector<Companion> companions;      ///< tokenizer, generation config, ...
+  std::vector<std::string> warnings;      ///< doubts that the report repeats
+  std::vector<std::string> notes;         ///< what was taken, and the flag that takes another
+  std::vector<std::string> dropped;       ///< content that is not carried
 };
 
 /// Holds the description of one file against its header and adds its pieces to the source.
