@@ -20,6 +20,7 @@ Command add_convert(CLI::App& app);
 Command add_plan(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_compare(CLI::App& app);
+Command add_verify(CLI::App& app);
 Command add_sample(CLI::App& app);
 
 /// All of them.

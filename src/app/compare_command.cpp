@@ -6,6 +6,7 @@
 #include "app/shared_options.hpp"
 #include "app/text.hpp"
 #include "mpi/compare.hpp"
+#include "mpi/compare_manifest.hpp"
 
 namespace reshard::app {
 namespace {
@@ -13,12 +14,13 @@ namespace {
 struct Options {
   formats::SourceOptions a, b;
   std::optional<double> tolerance;
+  std::string manifest;
   OutputOptions output;
 };
 
 Json json_of(const mpi::CompareReport::Side& side) {
   return {{"unit", side.unit},         {"format", side.format},
-          {"family", side.family},     {"parallelism", layout_json(side.parallelism)},
+          {"family", side.family},     {"parallelism", to_json(side.parallelism)},
           {"replicas", side.replicas}, {"warnings", side.warnings}};
 }
 
@@ -63,7 +65,26 @@ std::string text_of(const mpi::CompareReport& r) {
   return text + (r.equal() ? "equal\n" : "different\n");
 }
 
+/// A against a manifest instead of a second checkpoint.
+int run_manifest(const Options& options, const mpi::Comm& comm) {
+  if (!options.b.path.empty() || options.tolerance) {
+    throw Error(Kind::usage, "--manifest takes the place of B, and compares digests: bits");
+  }
+  const mpi::RolesReport r = mpi::compare_manifest(comm, options.a, options.manifest);
+  std::string text = lines_of("differs: ", r.findings) + r.unit + " and the manifest in " +
+                     r.manifest + ": digests of " + grouped(r.tensors) + " tensors compared";
+  if (r.as_source > 0) text += ", " + grouped(r.as_source) + " with the conversion's source";
+  text += r.findings.empty() ? ": equal\n" : ": different\n";
+  const Json json = {{"equal", r.findings.empty()}, {"unit", r.unit},
+                     {"manifest", r.manifest},      {"tensors", r.tensors},
+                     {"as_source", r.as_source},    {"findings", r.findings}};
+  Report(options.output, comm.rank() == 0).output(text, json);
+  return r.findings.empty() ? 0 : static_cast<int>(Kind::verification);
+}
+
 int run(const Options& options, const mpi::Comm& comm) {
+  if (!options.manifest.empty()) return run_manifest(options, comm);
+  if (options.b.path.empty()) throw Error(Kind::usage, "wanted a second checkpoint or --manifest");
   const mpi::CompareReport report = mpi::compare(comm, options.a, options.b, options.tolerance);
   Report(options.output, comm.rank() == 0).output(text_of(report), json_of(report));
   return report.equal() ? 0 : static_cast<int>(Kind::verification);
@@ -76,7 +97,9 @@ Command add_compare(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "compare", "Compare two checkpoints of any formats; exit code 5 when they differ");
   command->add_option("A", options->a.path, "a checkpoint")->required();
-  command->add_option("B", options->b.path, "another")->required();
+  command->add_option("B", options->b.path, "another");
+  command->add_option("--manifest", options->manifest,
+                      "instead of B: a folder with a manifest.json; digests are compared");
   command
       ->add_option("--tolerance", options->tolerance,
                    "largest difference that still counts as equal (default: bits must be equal)")
@@ -101,7 +124,8 @@ Command add_compare(CLI::App& app) {
   command->footer(
       "Examples:\n"
       "  reshard compare ckpt/iter_0001000 out/hf\n"
-      "  mpirun -n 8 reshard compare bf16/hf fp32/hf --tolerance 1e-2 --json");
+      "  mpirun -n 8 reshard compare bf16/hf fp32/hf --tolerance 1e-2 --json\n"
+      "  reshard compare out/tp8 --manifest out/hf");
   return {command, [options](const mpi::Comm& comm) { return run(*options, comm); }};
 }
 

@@ -269,7 +269,7 @@ Json checkpoint_json(const mpi::InspectReport& report) {
           {"family", s.model_type},
           {"unit", s.found.unit},
           {"files", std::move(files)},
-          {"parallelism", layout_json(s.parallelism)},
+          {"parallelism", to_json(s.parallelism)},
           {"parameters", formats::parameter_count(s.model)},
           {"dtypes", dtypes_of(report)},
           {"maps", maps_json(report)},

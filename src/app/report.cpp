@@ -89,7 +89,10 @@ std::string text_of(const mpi::ConvertReport& r) {
   if (r.resumed_bytes > 0) {
     text += "resumed: " + human_bytes(r.resumed_bytes) + " were written by an earlier run\n";
   }
-  if (r.already) return text + "already converted: an earlier run published it\n" + r.unit + "\n";
+  if (r.already) {
+    return text + "already converted: what is there is of the same source and options\n" + r.unit +
+           "\n";
+  }
   text += r.verified ? "verified: every byte was read back, the numbers of every tensor are those "
                        "of the source\n"
                      : "not verified: --no-verify\n";

@@ -49,18 +49,6 @@ std::string layout_text(const formats::Parallelism& p) {
   return text;
 }
 
-Json layout_json(const formats::Parallelism& p) {
-  Json chunks = Json::array();
-  for (std::size_t c = 0; c < p.chunks.size(); ++c) {
-    chunks.push_back({{"stage", c % p.pp},
-                      {"chunk", c / p.pp},
-                      {"first_layer", p.chunks[c].first},
-                      {"layers", p.chunks[c].count}});
-  }
-  return {{"tp", p.tp},   {"pp", p.pp}, {"vpp", p.vpp}, {"ep", p.ep},
-          {"etp", p.etp}, {"cp", p.cp}, {"dp", p.dp},   {"stages", std::move(chunks)}};
-}
-
 std::string padded(std::string text, std::size_t width) {
   if (text.size() < width) text.append(width - text.size(), ' ');
   return text;

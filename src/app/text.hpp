@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "core/json.hpp"
 #include "formats/dialect/stages.hpp"
 
 namespace reshard::app {
@@ -18,8 +17,6 @@ std::string shortest(double value);
 std::string grouped(std::uint64_t value);
 /// "tp 2, pp 4, ep 8, etp 1"; degrees of 1 beyond tp and pp are left out.
 std::string layout_text(const formats::Parallelism& parallelism);
-/// {"tp": 2, ...} with the layers of each chunk.
-Json layout_json(const formats::Parallelism& parallelism);
 /// Text in a column of `width`.
 std::string padded(std::string text, std::size_t width);
 /// The names that differ from a word in the fewest characters, three at most, nearest first.

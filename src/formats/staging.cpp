@@ -13,6 +13,7 @@
 #include "formats/dialect/dialect.hpp"
 #include "formats/file.hpp"
 #include "formats/lock.hpp"
+#include "formats/manifest.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -80,7 +81,7 @@ std::string described(const std::string& folder) {
 }  // namespace
 
 Staging plan_staging(const std::string& target_path, const Target& target,
-                     const std::string& source_unit, bool overwrite) {
+                     const std::string& source_unit) {
   const fs::path root = resolved(target_path);
   const fs::path unit = target.unit == "." ? root : root / target.unit;
   if (!source_unit.empty()) {
@@ -102,10 +103,7 @@ Staging plan_staging(const std::string& target_path, const Target& target,
   }
   const auto ticks = std::chrono::system_clock::now().time_since_epoch().count();
   const std::string id = std::to_string(::getpid()) + "-" + std::to_string(ticks);
-  const Staging staging{prefix_of(unit) + id, unit.string(), root.string(),
-                        !fs::exists(unit.parent_path())};
-  if (!overwrite) check_unoccupied(staging);
-  return staging;
+  return {prefix_of(unit) + id, unit.string(), root.string(), !fs::exists(unit.parent_path())};
 }
 
 void check_unoccupied(const Staging& staging) {
@@ -165,6 +163,15 @@ std::vector<Abandoned> abandoned(const Staging& staging) {
     found.push_back(std::move(one));
   }
   return found;
+}
+
+void write_manifest(const Staging& staging, const std::string& text) {
+  const std::string path = staging.tree() + "/" + std::string(manifest_name);
+  write_text(path, text);
+  File::open_write(path).sync();
+  if (read_text(path, text.size()) != text) {
+    throw Error(Kind::verification, path + ": does not hold what was written");
+  }
 }
 
 void publish_tree(const Staging& staging, bool overwrite) {

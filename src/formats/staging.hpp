@@ -27,11 +27,10 @@ struct Staging {
   [[nodiscard]] std::string lock() const;
 };
 
-/// Checks that the unit may be written and names its staging. Error(usage) when it exists and is
-/// not empty without `overwrite`, when it is a file, when the root above it is a checkpoint of its
-/// own, or when source (if it is not "") and unit lie in one another.
+/// Names the staging of a unit. Error(usage) when it is a file, when the root above it is a
+/// checkpoint of its own, or when source (if it is not "") and unit lie in one another.
 Staging plan_staging(const std::string& target_path, const Target& target,
-                     const std::string& source_unit, bool overwrite);
+                     const std::string& source_unit);
 /// Error(usage) when the unit exists and is not empty.
 void check_unoccupied(const Staging& staging);
 /// Makes the folder above the unit, in which the lock lies.
@@ -50,6 +49,8 @@ struct Abandoned {
 /// All that were left behind by conversions into the unit; the unit is locked.
 std::vector<Abandoned> abandoned(const Staging& staging);
 
+/// Writes manifest.json (see Manifest) into the grown tree, or again.
+void write_manifest(const Staging& staging, const std::string& text);
 /// Renames the grown tree to the unit, an old one away.
 void publish_tree(const Staging& staging, bool overwrite);
 /// Raises the tracker, under a lock of its own; returns what the user should know, or "".

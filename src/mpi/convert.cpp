@@ -13,6 +13,7 @@
 #include "core/transform.hpp"
 #include "formats/source_reader.hpp"
 #include "mpi/identity.hpp"
+#include "mpi/manifest.hpp"
 #include "mpi/prepare.hpp"
 #include "mpi/replicas.hpp"
 #include "mpi/rounds.hpp"
@@ -76,10 +77,13 @@ std::optional<std::uint64_t> kernel_number(const std::string& path, const std::s
   return std::nullopt;
 }
 
+/// Digests are wanted of what is compared with replicas, and of what becomes other values.
 DigestWish digest_wish(const Geometry& geometry, bool verify) {
   DigestWish wish{verify, std::vector<bool>(geometry.pieces.size(), false)};
+  const std::vector<bool> changed = changed_tensors(geometry);
   for (const SourcePiece& piece : geometry.pieces) {
     if (piece.replica_of != SourcePiece::no_replica) wish.read[piece.replica_of] = true;
+    if (verify && changed[piece.placement.tensor]) wish.read[piece.original] = true;
   }
   return wish;
 }
@@ -104,23 +108,6 @@ class Patience {
   const ConvertOptions& options_;
   Clock::time_point begin_ = Clock::now();
 };
-
-/// Whether any value is another in the target than in the source: other dtype, other constant.
-bool changes_values(const Geometry& geometry) {
-  std::vector<const SourcePiece*> pieces(geometry.model.tensors().size());
-  for (const SourcePiece& piece : geometry.pieces) {
-    const SourcePiece*& first = pieces[piece.placement.tensor];
-    if (first == nullptr) first = &piece;
-    if (first->dtype != piece.dtype || first->add != piece.add) return true;
-  }
-  for (const TargetTensor& target : geometry.tensors) {
-    for (const Placement& placement : target.stored.placements) {
-      const SourcePiece* piece = pieces[placement.tensor];
-      if (piece->dtype != target.stored.dtype || piece->add != target.stored.add) return true;
-    }
-  }
-  return false;
-}
 
 /// The bytes of tiles that earlier runs wrote.
 std::uint64_t bytes_of(const Geometry& geometry, const std::vector<std::uint64_t>& tiles) {
@@ -159,9 +146,9 @@ Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geom
 }
 
 /// Collective. All that comes after planning, up to publication.
-void grow(const Comm& comm, const ConvertOptions& options, const Prepared& p, const Plan& plan,
-          const Schedule& schedule, const std::vector<Stamp>& stamps, StagedTarget& staged,
-          Phases& phases, ConvertReport& report) {
+void grow(const Comm& comm, const ConvertOptions& options, const Wish& wish, const Prepared& p,
+          const Plan& plan, const Schedule& schedule, StagedTarget& staged, Phases& phases,
+          ConvertReport& report) {
   const Geometry& geometry = p.geometry;
   staged.create(report.target_bytes - report.resumed_bytes);
   formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads);
@@ -170,17 +157,24 @@ void grow(const Comm& comm, const ConvertOptions& options, const Prepared& p, co
   phases.done("move");
   compare_replicas(comm, geometry, plan, moved.read, reader, options.check_stop);
   const std::vector<Stamp> now = stamps_of(comm, p);
-  agree(comm, "source", [&] { check_unchanged(stamps, now); });
+  agree(comm, "source", [&] { check_unchanged(p.stamps, now); });
   phases.done("replicas");
   const auto me = static_cast<std::size_t>(comm.rank());
   staged.seal(plan.share_begin[me], plan.share_begin[me + 1], moved.crcs);
   phases.done("seal");
+  formats::Sums sums;
   if (options.verify) {
-    verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
-           options.io_threads, options.check_stop);
+    sums = verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
+                  formats::FileSums(extents_of(geometry)), options.io_threads, options.check_stop);
     report.verified = true;
     phases.done("verify");
   }
+  staged.add_manifest([&] {
+    formats::Manifest manifest = describe_manifest(p, wish);
+    if (options.verify) prove(manifest, geometry, moved, sums);
+    return manifest_text(manifest);
+  });
+  phases.done("manifest");
   report.bytes_read = by_rank(comm, reader.bytes_read());
 }
 
@@ -230,10 +224,9 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   }
   report.memory = options.memory != 0 ? options.memory : default_memory(comm);
 
-  const std::vector<Stamp> stamps = stamps_of(comm, p);
   StagedTarget staged(comm, p.staging,
-                      {geometry, p.target, p.layouts, identity_of(p, stamps), options.overwrite,
-                       options.resume, options.io_threads});
+                      {geometry, p.target, p.layouts, identity_of(p), options.overwrite,
+                       options.resume, p.is_converted, options.io_threads});
   report.notes.insert(report.notes.end(), staged.notes().begin(), staged.notes().end());
   const auto publish = [&] {
     const std::string note = staged.publish();
@@ -247,14 +240,16 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
       plan = make_plan(geometry, comm.size());
       plan.done.resize(TileNumbers(geometry).size(), false);
       for (const std::uint64_t tile : staged.before().tiles) plan.done[tile] = true;
-      if (changes_values(geometry)) load_casts();  // fails before anything is written
+      const std::vector<bool> changed = changed_tensors(geometry);
+      const bool casts = std::find(changed.begin(), changed.end(), true) != changed.end();
+      if (casts) load_casts();  // fails before anything is written
     });
     const Schedule schedule =
         make_schedule(comm, geometry, plan, round_bytes(report.memory, comm.size()));
     report.rounds = schedule.rounds.size();
     phases.done("plan");
     try {
-      grow(comm, options, p, plan, schedule, stamps, staged, phases, report);
+      grow(comm, options, wish, p, plan, schedule, staged, phases, report);
       publish();
     } catch (const Error& error) {
       if (!leaves_resumable(error.kind()) || !staged.keep()) throw;

@@ -60,7 +60,6 @@ void add_source(const Geometry& geometry, Words& words) {
 }
 
 void add_target(const Prepared& p, Words& words) {
-  words.add(p.geometry.tile_bytes);
   for (std::size_t f = 0; f < p.geometry.targets.size(); ++f) {
     words.add(p.geometry.targets[f].path);
     words.add(p.geometry.targets[f].bytes);
@@ -117,13 +116,21 @@ std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared) {
   return stamps;
 }
 
-std::string identity_of(const Prepared& prepared, const std::vector<Stamp>& stamps) {
-  Json source = Json::array();
-  for (const Stamp& stamp : stamps) source.push_back({stamp.path, stamp.bytes, stamp.changed});
+std::string movement_of(const Prepared& prepared) {
   Words words;
   add_source(prepared.geometry, words);
   add_target(prepared, words);
-  return Json({{"source", source}, {"movement", words.digest()}}).dump();
+  return words.digest();
+}
+
+std::string identity_of(const Prepared& prepared) {
+  Json source = Json::array();
+  for (const Stamp& stamp : prepared.stamps)
+    source.push_back({stamp.path, stamp.bytes, stamp.changed});
+  return Json({{"source", source},
+               {"movement", movement_of(prepared)},
+               {"tile_bytes", prepared.geometry.tile_bytes}})
+      .dump();
 }
 
 void check_unchanged(const std::vector<Stamp>& before, const std::vector<Stamp>& after) {

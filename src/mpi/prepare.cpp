@@ -1,6 +1,8 @@
 #include "mpi/prepare.hpp"
 
 #include "formats/dialect/rows.hpp"
+#include "mpi/identity.hpp"
+#include "mpi/manifest.hpp"
 #include "mpi/open_source.hpp"
 #include "mpi/replicas.hpp"
 #include "mpi/staged_target.hpp"
@@ -26,8 +28,13 @@ Prepared prepare(const Comm& comm, const Wish& wish,
     }
     p.geometry = formats::make_geometry(p.source, p.target, p.layouts);
   });
-  p.staging = agree_on_staging(comm, wish.target.path, p.target, p.source.found.unit,
-                               wish.overwrite || wish.resume);
+  p.staging = agree_on_staging(comm, wish.target.path, p.target, p.source.found.unit);
+  p.stamps = stamps_of(comm, p);
+  p.is_converted = !wish.overwrite && is_converted(comm, p, wish);
+  agree(comm, "describe", [&] {
+    const bool may_be_there = wish.overwrite || wish.resume || p.is_converted;
+    if (comm.rank() == 0 && !may_be_there) formats::check_unoccupied(p.staging);
+  });
   done("describe");
   return p;
 }

@@ -19,6 +19,14 @@ struct Wish {
   bool resume = false;  ///< an unfinished one, whose unit may have got its name
 };
 
+/// Size and time of the last change (ns) of a file that a conversion reads.
+struct Stamp {
+  std::string path;
+  std::uint64_t bytes = 0;
+  std::uint64_t changed = 0;
+  friend bool operator==(const Stamp&, const Stamp&) = default;
+};
+
 /// Everything that is known before a byte moves.
 struct Prepared {
   formats::Source source;
@@ -26,6 +34,8 @@ struct Prepared {
   std::vector<formats::FileLayout> layouts;
   Geometry geometry;
   formats::Staging staging;  ///< where the target will grow; not made yet
+  std::vector<Stamp> stamps;
+  bool is_converted = false;  ///< the target is there already, proven, of the same source
 };
 
 /// Collective. Phases 1 to 3, with all that headers can refuse in one message, and whether the

@@ -109,8 +109,7 @@ std::vector<std::uint32_t> write_headers(const Comm& comm, const Described& d,
 SampleReport sample(const Comm& comm, const SampleOptions& options) {
   Described d;
   agree(comm, "describe", [&] { d = describe(options); });
-  const formats::Staging staging =
-      agree_on_staging(comm, options.target.path, d.target, "", options.overwrite);
+  const formats::Staging staging = agree_on_staging(comm, options.target.path, d.target, "");
   std::uint64_t bytes = 0;
   for (const TargetFile& file : d.geometry.targets) bytes += file.bytes;
   StagedTarget staged(comm, staging, {d.geometry, d.target, d.layouts, "", options.overwrite});

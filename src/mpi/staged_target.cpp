@@ -18,13 +18,11 @@ std::string difference(const std::string& theirs, const std::string& mine) {
 }  // namespace
 
 formats::Staging agree_on_staging(const Comm& comm, const std::string& target_path,
-                                  const formats::Target& target, const std::string& source_unit,
-                                  bool overwrite) {
+                                  const formats::Target& target, const std::string& source_unit) {
   std::string text;
   agree(comm, "describe", [&] {
     if (comm.rank() != 0) return;
-    const formats::Staging staging =
-        formats::plan_staging(target_path, target, source_unit, overwrite);
+    const formats::Staging staging = formats::plan_staging(target_path, target, source_unit);
     text = Json({staging.folder, staging.unit, staging.root, staging.makes_parent}).dump();
   });
   const Json shared = Json::parse(broadcast(comm, text, 0));
@@ -91,8 +89,9 @@ void StagedTarget::find_earlier() {
     staging_.folder = left.folder;
     journal_ = std::move(journal);
   }
+  published_ = published_ || growth_.is_converted;
   if (!published_ && !growth_.overwrite) formats::check_unoccupied(staging_);
-  if (!growth_.resume || found_) return;
+  if (!growth_.resume || found_ || published_) return;
   if (!others.empty()) {
     throw Error(Kind::usage, "--resume: " + others + ": convert without --resume, or remove it");
   }
@@ -131,6 +130,12 @@ void StagedTarget::seal(std::uint64_t first, std::uint64_t last,
                              static_cast<std::uint32_t>(end - numbers.first(file)), crcs);
     }
     writer_->finish();
+  });
+}
+
+void StagedTarget::add_manifest(const std::function<std::string()>& text) {
+  agree(comm_, "manifest", [&] {
+    if (comm_.rank() == 0) formats::write_manifest(staging_, text());
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,11 +18,9 @@
 
 namespace reshard::mpi {
 
-/// Collective. Where a target will grow and whether it may (formats::plan_staging), the same on all
-/// ranks.
+/// Collective. Where a target will grow (formats::plan_staging), the same on all ranks.
 formats::Staging agree_on_staging(const Comm& comm, const std::string& target_path,
-                                  const formats::Target& target, const std::string& source_unit,
-                                  bool overwrite);
+                                  const formats::Target& target, const std::string& source_unit);
 
 /// What is to grow, and how.
 struct Growth {
@@ -31,6 +30,7 @@ struct Growth {
   std::string identity;          ///< JSON; what a run must have in common with one that goes on
   bool overwrite = false;        ///< what has the target's name may be replaced
   bool resume = false;           ///< goes on with what a run of the same identity left
+  bool is_converted = false;     ///< what has the target's name is what would be written
   std::uint64_t io_threads = 1;  ///< of this rank that write at once
 };
 
@@ -46,7 +46,7 @@ class StagedTarget {
   [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
   /// What earlier runs moved: numbers of tiles on all ranks, the sums on rank 0 only.
   [[nodiscard]] const Moved& before() const { return journal_.moved; }
-  /// Whether an earlier run published already; `publish` does what is left to do.
+  /// Whether the target is there already; `publish` does what is left to do.
   [[nodiscard]] bool is_published() const { return published_; }
 
   /// Collective. Makes the staging folder, if it is not there, and all files at their final size;
@@ -60,6 +60,8 @@ class StagedTarget {
   /// Collective. Writes what could not be written before checksums were known, into this rank's
   /// tiles [first, last), and closes the files.
   void seal(std::uint64_t first, std::uint64_t last, std::span<const std::uint32_t> crcs);
+  /// Collective. Adds the manifest, whose text is asked for on one rank only.
+  void add_manifest(const std::function<std::string()>& text);
   /// Collective. Gives the target its name; returns what the user should know, or "".
   std::string publish();
   /// Collective. Leaves the staging folder to another run if there is a journal; whether there is.

@@ -16,21 +16,31 @@ namespace {
 class TileCheck {
  public:
   TileCheck(const Geometry& geometry, const formats::Target& target,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer)
-      : geometry_(geometry), target_(target), crcs_(crcs), writer_(writer) {}
+            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+            const formats::FileSums& files)
+      : geometry_(geometry), target_(target), crcs_(crcs), writer_(writer), files_(files) {}
 
-  void check(Tile tile, std::vector<Digest>& found) {
+  /// What tiles hold: by placement, and as bytes of files.
+  struct Found {
+    std::vector<Digest> placements;
+    formats::Sums sums;
+  };
+
+  void check(Tile tile, Found& found) {
     const ByteRange range = bytes_of(geometry_, tile);
     const std::span<std::byte> seen = read_.take(range.size());
     if (file_number_ != tile.file) file_ = writer_.reopen(tile.file);
     file_number_ = tile.file;
     file_->read_at(range.first, seen);
+    files_.add(tile.file, range.first, seen, found.sums);
     std::uint64_t proven = range.first;  // up to here by digests, or compared below
     for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
       const TargetTensor& tensor = geometry_.tensors[t];
       const std::uint64_t first = std::max(range.first, tensor.base);
       const std::uint64_t last = std::min(range.last, tensor.base + tensor.bytes);
-      if (first >= last || !add_digests(tensor, range, {first, last}, seen, found)) continue;
+      if (first >= last || !add_digests(tensor, range, {first, last}, seen, found.placements)) {
+        continue;
+      }
       compare(tile, range, {proven, first}, seen);
       proven = last;
     }
@@ -112,6 +122,7 @@ class TileCheck {
   const formats::Target& target_;
   const std::vector<std::uint32_t>& crcs_;
   const formats::TargetWriter& writer_;
+  const formats::FileSums& files_;
   std::optional<formats::File> file_;  ///< that the last tile was of
   std::uint32_t file_number_ = ~std::uint32_t{0};
   Buffer read_, wanted_;
@@ -149,41 +160,52 @@ void sum(const Comm& comm, std::vector<Digest>& digests) {
   }
 }
 
-void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-            const formats::Target& target, const std::vector<Digest>& arrived,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-            std::uint64_t threads, const std::function<void()>& check_stop) {
-  std::vector<Digest> found(geometry.placements);
+void sum(const Comm& comm, formats::Sums& sums) {
+  sum(comm, sums.tensors);
+  exclusive_or(comm, sums.others);
+}
+
+formats::Sums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
+                     const formats::Target& target, const std::vector<Digest>& arrived,
+                     const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+                     const formats::FileSums& files, std::uint64_t threads,
+                     const std::function<void()>& check_stop) {
+  TileCheck::Found found{std::vector<Digest>(geometry.placements), files.none()};
   agree(comm, "verify", [&] {
     const TileNumbers numbers(geometry);
     const auto other =
         static_cast<std::size_t>((comm.rank() + (comm.size() + 1) / 2) % comm.size());
     const std::uint64_t first = plan.share_begin[other], last = plan.share_begin[other + 1];
-    std::vector<std::vector<Digest>> parts(threads, found);
+    std::vector<TileCheck::Found> parts(threads, found);
     for_each(threads, threads, [&](std::uint64_t part) {
-      TileCheck check(geometry, target, crcs, writer);
+      TileCheck check(geometry, target, crcs, writer, files);
       const std::uint64_t end = first + (last - first) * (part + 1) / threads;
       for (std::uint64_t n = first + (last - first) * part / threads; n < end; ++n) {
         check_stop();
         check.check(numbers[n], parts[part]);
       }
     });
-    for (const std::vector<Digest>& part : parts) {
-      for (std::size_t i = 0; i < found.size(); ++i) found[i] += part[i];
+    for (const TileCheck::Found& part : parts) {
+      for (std::size_t i = 0; i < part.placements.size(); ++i) {
+        found.placements[i] += part.placements[i];
+      }
+      found.sums += part.sums;
     }
   });
-  sum(comm, found);
+  sum(comm, found.placements);
+  sum(comm, found.sums);
   agree(comm, "verify", [&] {
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      if (found[i] == arrived[i]) continue;
+    for (std::size_t i = 0; i < arrived.size(); ++i) {
+      if (found.placements[i] == arrived[i]) continue;
       const TargetTensor& tensor = tensor_of(geometry, i);
       const Placement& placement = tensor.stored.placements[i - tensor.first_placement];
       throw Error(Kind::verification,
                   target.files[tensor.file].path + ": " + tensor.stored.name + ": the numbers of " +
                       geometry.model[placement.tensor].role + " in the file have the digest " +
-                      found[i].hex() + ", those sent " + arrived[i].hex());
+                      found.placements[i].hex() + ", those sent " + arrived[i].hex());
     }
   });
+  return std::move(found.sums);
 }
 
 }  // namespace reshard::mpi

@@ -7,6 +7,7 @@
 #include "core/digest.hpp"
 #include "core/geometry.hpp"
 #include "core/plan.hpp"
+#include "formats/file_sums.hpp"
 #include "formats/source_reader.hpp"
 #include "formats/target_writer.hpp"
 #include "mpi/comm.hpp"
@@ -15,13 +16,15 @@ namespace reshard::mpi {
 
 /// Collective. Sums over ranks, element by element, in place.
 void sum(const Comm& comm, std::vector<Digest>& digests);
+void sum(const Comm& comm, formats::Sums& sums);
 
 /// Collective. Reads the target back, every byte once, on another rank than wrote it, and holds it
 /// against the digests of what was sent (`arrived`, summed), the fill and the bytes that are no
-/// tensor data. Error(verification) names file and tensor.
-void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-            const formats::Target& target, const std::vector<Digest>& arrived,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-            std::uint64_t threads, const std::function<void()>& check_stop);
+/// tensor data. Error(verification) names file and tensor. Returns the sums of all that was read.
+formats::Sums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
+                     const formats::Target& target, const std::vector<Digest>& arrived,
+                     const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+                     const formats::FileSums& files, std::uint64_t threads,
+                     const std::function<void()>& check_stop);
 
 }  // namespace reshard::mpi

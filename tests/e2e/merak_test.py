@@ -97,7 +97,7 @@ def same_ranks(seen, wanted, without=()):
 
 def tree(root):
     """Every file below a folder with its bytes."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(pathlib.Path(root).rglob("*")) if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(pathlib.Path(root).rglob("*")) if path.is_file() and path.name != "manifest.json"}
 
 
 def refused(reshard, *arguments, says):

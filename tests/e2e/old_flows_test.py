@@ -85,7 +85,7 @@ def check_merak(root, model, tp, bounds):
 
 def check_transformers(folder, tensors):
     """One pytorch_model.bin and config.json, and the model is the one we began with."""
-    assert {path.name for path in folder.iterdir()} == {"pytorch_model.bin", "config.json"}
+    assert {path.name for path in folder.iterdir()} == {"pytorch_model.bin", "config.json", "manifest.json"}
     seen = {name: files.raw(tensor) for name, tensor in torch.load(folder / "pytorch_model.bin").items()}
     lines = files.differences(seen, {name: files.raw(tensor) for name, tensor in tensors.items()})
     assert not lines, "; ".join(lines[:5])
@@ -95,7 +95,7 @@ def check_transformers(folder, tensors):
 
 
 def tree(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file() and path.name != "manifest.json"}
 
 
 class Scripts:

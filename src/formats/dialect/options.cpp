@@ -3,6 +3,71 @@
 #include "core/error.hpp"
 
 namespace reshard::formats {
+namespace {
+
+template <class Value>
+Json given(const std::optional<Value>& value) {
+  return value ? Json(*value) : Json();
+}
+Json given(const std::string& text) {
+  return text.empty() ? Json() : Json(text);
+}
+template <class Value>
+Json given(const std::vector<Value>& list) {
+  return list.empty() ? Json() : Json(list);
+}
+Json given(bool flag) {
+  return flag ? Json(true) : Json();
+}
+
+Json without_nulls(Json all) {
+  Json told = Json::object();
+  for (auto& [flag, value] : all.items()) {
+    if (!value.is_null()) told[flag] = std::move(value);
+  }
+  return told;
+}
+
+}  // namespace
+
+Json to_json(const SourceOptions& o) {
+  return without_nulls({{"--family", given(o.family)},
+                        {"--config", given(o.config)},
+                        {"--ignore-config", given(o.ignore_config)},
+                        {"--vocab-size", given(o.vocab_size)},
+                        {"--tokenizer", given(o.tokenizer)},
+                        {"--mds-qkv-layout", given(o.mds_qkv_layout)},
+                        {"--replicas", o.average_replicas ? Json("average") : Json()}});
+}
+
+Json to_json(const TargetOptions& o) {
+  const Json dtype = o.dtype ? Json(name(*o.dtype)) : Json();
+  const Json fill =
+      o.vocab_fill ? Json(*o.vocab_fill == VocabFill::zero ? "zero" : "last") : Json();
+  return without_nulls({{"--tp", given(o.tp)},
+                        {"--pp", given(o.pp)},
+                        {"--vpp", given(o.vpp)},
+                        {"--ep", given(o.ep)},
+                        {"--etp", given(o.etp)},
+                        {"--stage-layers", given(o.stage_layers)},
+                        {"--dtype", dtype},
+                        {"--vocab-fill", fill},
+                        {"--vocab-multiple", given(o.vocab_multiple)},
+                        {"--max-shard-size", given(o.max_shard_bytes)},
+                        {"--transformer-impl", given(o.transformer_impl)},
+                        {"--megatron-names", given(o.megatron_names)},
+                        {"--iteration", given(o.iteration)},
+                        {"--for-release", given(o.for_release)},
+                        {"--mds-qkv-layout", given(o.mds_qkv_layout)},
+                        {"--lineage", given(o.lineage)},
+                        {"--no-pipeline-files", given(o.no_pipeline_files)},
+                        {"--merak-era", given(o.merak_era)},
+                        {"--vocab-parallel", given(o.vocab_parallel)},
+                        {"--partition-method", given(o.partition_method)},
+                        {"--custom-partition", given(o.custom_partition)},
+                        {"--merak-buffers", given(o.merak_buffers)},
+                        {"--merak-tied-keys", given(o.merak_tied_keys)}});
+}
 
 void check_options(const SourceOptions& source, const TargetOptions& o, std::string_view from) {
   if (source.average_replicas && from != "megatron-deepspeed") {
@@ -12,39 +77,39 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
                     std::string(from));
   }
   struct Row {
-    const char* name;
-    bool given;
+    const char* flag;
     std::string_view dialects;  ///< that can follow it
     const char* instead = "";   ///< what the others have
   };
   constexpr std::string_view mega = "megatron", megads = "megatron-deepspeed", merak = "merak";
   constexpr std::string_view layered = "megatron, megatron-deepspeed, merak";
-  const Row rows[] = {
-      {"--tp", o.tp.has_value(), layered},
-      {"--pp", o.pp.has_value(), layered},
-      {"--vpp", o.vpp.has_value(), mega},
-      {"--ep", o.ep.has_value(), mega},
-      {"--etp", o.etp.has_value(), mega},
-      {"--stage-layers", !o.stage_layers.empty(), mega, "; stages of merak: --custom-partition"},
-      {"--vocab-multiple", o.vocab_multiple.has_value(), layered},
-      {"--vocab-fill", o.vocab_fill.has_value(), layered},
-      {"--transformer-impl", !o.transformer_impl.empty(), mega},
-      {"--megatron-names", !o.megatron_names.empty(), mega},
-      {"--iteration", o.iteration.has_value(), layered},
-      {"--max-shard-size", o.max_shard_bytes.has_value(), "hf, hf-bin"},
-      {"--mds-qkv-layout", !o.mds_qkv_layout.empty() && from != megads, megads},
-      {"--lineage", !o.lineage.empty(), megads},
-      {"--no-pipeline-files", o.no_pipeline_files, megads},
-      {"--merak-era", !o.merak_era.empty(), merak},
-      {"--vocab-parallel", !o.vocab_parallel.empty(), merak},
-      {"--partition-method", !o.partition_method.empty(), merak},
-      {"--custom-partition", !o.custom_partition.empty(), merak},
-      {"--merak-buffers", !o.merak_buffers.empty(), merak},
-      {"--merak-tied-keys", !o.merak_tied_keys.empty(), merak}};
+  constexpr Row rows[] = {{"--tp", layered},
+                          {"--pp", layered},
+                          {"--vpp", mega},
+                          {"--ep", mega},
+                          {"--etp", mega},
+                          {"--stage-layers", mega, "; stages of merak: --custom-partition"},
+                          {"--vocab-multiple", layered},
+                          {"--vocab-fill", layered},
+                          {"--transformer-impl", mega},
+                          {"--megatron-names", mega},
+                          {"--iteration", layered},
+                          {"--max-shard-size", "hf, hf-bin"},
+                          {"--mds-qkv-layout", megads},
+                          {"--lineage", megads},
+                          {"--no-pipeline-files", megads},
+                          {"--merak-era", merak},
+                          {"--vocab-parallel", merak},
+                          {"--partition-method", merak},
+                          {"--custom-partition", merak},
+                          {"--merak-buffers", merak},
+                          {"--merak-tied-keys", merak}};
+  Json told = to_json(o);
+  if (from == megads) told.erase("--mds-qkv-layout");  // then it tells of the source
   for (const Row& row : rows) {
     const std::string list = ", " + std::string(row.dialects) + ",";
-    if (!row.given || list.find(", " + o.to + ",") != std::string::npos) continue;
-    throw Error(Kind::usage, std::string(row.name) + ": --to " + o.to +
+    if (!told.contains(row.flag) || list.find(", " + o.to + ",") != std::string::npos) continue;
+    throw Error(Kind::usage, std::string(row.flag) + ": --to " + o.to +
                                  " has no such thing, only: " + std::string(row.dialects) +
                                  row.instead);
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/dtype.hpp"
+#include "core/json.hpp"
 
 namespace reshard::formats {
 
@@ -54,6 +55,10 @@ struct TargetOptions {
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
 };
+
+/// What the user said, flag -> value, without paths of the checkpoint itself.
+Json to_json(const SourceOptions& options);
+Json to_json(const TargetOptions& options);
 
 /// Error(usage) for an option that neither the target's dialect nor, where it tells of both sides,
 /// the source's (`from`) can follow: it would be without effect.

@@ -17,6 +17,18 @@ std::vector<std::uint64_t> Parallelism::layers_of_stages() const {
   return layers;
 }
 
+Json to_json(const Parallelism& p) {
+  Json chunks = Json::array();
+  for (std::size_t c = 0; c < p.chunks.size(); ++c) {
+    chunks.push_back({{"stage", c % p.pp},
+                      {"chunk", c / p.pp},
+                      {"first_layer", p.chunks[c].first},
+                      {"layers", p.chunks[c].count}});
+  }
+  return {{"tp", p.tp},   {"pp", p.pp}, {"vpp", p.vpp}, {"ep", p.ep},
+          {"etp", p.etp}, {"cp", p.cp}, {"dp", p.dp},   {"stages", std::move(chunks)}};
+}
+
 std::vector<FileRank> file_grid(const Parallelism& p, std::uint64_t world) {
   constexpr std::uint64_t most_files = std::uint64_t{1} << 20;
   const std::uint64_t ranks = std::max(p.tp, checked_product(p.etp, p.ep));

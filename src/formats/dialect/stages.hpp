@@ -23,6 +23,9 @@ struct Parallelism {
   [[nodiscard]] std::vector<std::uint64_t> layers_of_stages() const;
 };
 
+/// {"tp": 2, ...} with the layers of each chunk.
+Json to_json(const Parallelism& parallelism);
+
 /// One file of a Megatron checkpoint: the ranks that its name holds, and the expert tensor rank.
 struct FileRank {
   std::uint64_t tp = 0, pp = 0, ep = 0, etp = 0;

@@ -1,0 +1,111 @@
+#include "mpi/compare_manifest.hpp"
+
+#include <map>
+
+#include "core/buffer.hpp"
+#include "core/strides.hpp"
+#include "formats/canonical_reader.hpp"
+#include "formats/manifest.hpp"
+#include "mpi/open_source.hpp"
+#include "mpi/verify.hpp"
+
+namespace reshard::mpi {
+namespace {
+
+constexpr std::uint64_t tile_bytes = std::uint64_t{4} << 20;
+
+bool is_padding(std::string_view role) {
+  return role.find(".padding.") != std::string_view::npos;
+}
+
+/// Collective. The digest of every canonical tensor.
+std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source) {
+  std::vector<Digest> digests(source.model.tensors().size());
+  agree(comm, "compare", [&] {
+    formats::CanonicalReader reader(source);
+    Buffer buffer;
+    int next = 0;
+    for (std::uint32_t t = 0; t < digests.size(); ++t) {
+      const CanonicalTensor& tensor = source.model[t];
+      if (is_padding(tensor.role)) continue;
+      const std::uint64_t width = bytes(source.dtypes[t]);
+      const Dims canonical = strides_of(tensor);
+      for (const Box& box : formats::cut_box(formats::whole(tensor), tile_bytes / width)) {
+        if (next++ % comm.size() != comm.rank()) continue;
+        const std::span<std::byte> to = buffer.take(box.elements() * width);
+        reader.read(t, box, to);
+        digests[t] +=
+            digest_box(to.data(), width, view(box.extent), view(packed_strides(box.extent)),
+                       view(canonical), element_at(box.offset, canonical));
+      }
+    }
+  });
+  sum(comm, digests);
+  return digests;
+}
+
+/// What is wrong with one tensor, or "".
+std::string difference(const formats::Manifest::Role& wanted, const CanonicalTensor& tensor,
+                       Dtype dtype, double add, const Digest& digest, RolesReport& report) {
+  if (wanted.shape != tensor.shape) {
+    return "shape " + to_string(tensor.shape) + ", wanted " + to_string(wanted.shape);
+  }
+  const bool is_target = dtype == wanted.dtype && add == wanted.add;
+  const bool is_source =
+      wanted.source_digest && dtype == wanted.source_dtype && add == wanted.source_add;
+  if (!is_target && !is_source) {
+    return "dtype " + std::string(name(dtype)) +
+           (add != wanted.add ? " and another constant" : "") + ", wanted " +
+           std::string(name(wanted.dtype));
+  }
+  ++report.tensors;
+  if (is_target && digest == *wanted.digest) return "";
+  if (is_source && digest == *wanted.source_digest) {
+    ++report.as_source;
+    return "";
+  }
+  return "has the digest " + digest.hex() + ", wanted " +
+         (is_target ? *wanted.digest : *wanted.source_digest).hex();
+}
+
+}  // namespace
+
+RolesReport compare_manifest(const Comm& comm, const formats::SourceOptions& options,
+                             const std::string& folder) {
+  RolesReport report;
+  formats::Problems problems;
+  formats::Source source = open_source(comm, options, problems);
+  formats::Manifest manifest;
+  agree(comm, "manifest", [&] {
+    problems.raise();
+    find_replicas(source.pieces);
+    manifest = formats::find_manifest(folder, report.manifest);
+    if (!manifest.proven) {
+      throw Error(Kind::input, report.manifest + ": was converted with --no-verify, its manifest " +
+                                   "holds no digests");
+    }
+  });
+  report.unit = source.found.unit;
+  const std::vector<Digest> digests = digests_of(comm, source);
+  std::map<std::string, const formats::Manifest::Role*> left;
+  for (const formats::Manifest::Role& role : manifest.tensors) {
+    if (!is_padding(role.role)) left[role.role] = &role;
+  }
+  for (std::uint32_t t = 0; t < digests.size(); ++t) {
+    const CanonicalTensor& tensor = source.model[t];
+    if (is_padding(tensor.role)) continue;
+    const auto wanted = left.find(tensor.role);
+    if (wanted == left.end()) {
+      report.findings.push_back(tensor.role + ": is not in the manifest");
+      continue;
+    }
+    const std::string what =
+        difference(*wanted->second, tensor, source.dtypes[t], source.adds[t], digests[t], report);
+    if (!what.empty()) report.findings.push_back(tensor.role + ": " + what);
+    left.erase(wanted);
+  }
+  for (const auto& [role, wanted] : left) report.findings.push_back(role + ": is missing");
+  return report;
+}
+
+}  // namespace reshard::mpi

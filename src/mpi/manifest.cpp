@@ -1,0 +1,250 @@
+#include "mpi/manifest.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/version.hpp"
+#include "formats/file.hpp"
+#include "mpi/identity.hpp"
+
+namespace reshard::mpi {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Format, path, training state and files of the source.
+Json source_facts(const Prepared& p, const Wish& wish) {
+  const std::string unit = fs::weakly_canonical(fs::absolute(p.source.found.unit)).string();
+  const std::string inside = p.source.found.unit + "/";
+  Json files = Json::array();
+  for (const Stamp& stamp : p.stamps) {
+    const bool is_inside = stamp.path.starts_with(inside);
+    const std::string path = is_inside ? stamp.path.substr(inside.size())
+                                       : fs::weakly_canonical(fs::absolute(stamp.path)).string();
+    files.push_back({{"path", path}, {"bytes", stamp.bytes}});
+  }
+  return {{"format", p.source.found.dialect}, {"path", unit},
+          {"training", p.source.training},    {"parallelism", to_json(p.source.parallelism)},
+          {"options", to_json(wish.source)},  {"files", std::move(files)}};
+}
+
+Json facts_of_manifest(const Prepared& p, const Wish& wish) {
+  return {{"reshard", version()},
+          {"source", source_facts(p, wish)},
+          {"target",
+           {{"format", wish.target.to},
+            {"parallelism", to_json(p.target.parallelism)},
+            {"options", to_json(wish.target)}}},
+          {"model", {{"family", p.source.model_type}, {"hyperparameters", p.source.record}}}};
+}
+
+std::string name_of(Constant constant) {
+  switch (constant) {
+    case Constant::none:
+      return "";
+    case Constant::causal_mask:
+      return "causal_mask";
+    case Constant::positions:
+      return "positions";
+    case Constant::masked_score:
+      return "masked_score";
+  }
+  return "";
+}
+
+formats::Manifest::Tensor describe(const Geometry& geometry, const TargetTensor& tensor) {
+  const StoredTensor& stored = tensor.stored;
+  formats::Manifest::Tensor out{.name = stored.name,
+                                .dtype = stored.dtype,
+                                .shape = stored.shape,
+                                .offset = tensor.base,
+                                .bytes = tensor.bytes,
+                                .constant = name_of(stored.constant)};
+  std::uint64_t covered = 0;
+  for (std::size_t i = 0; i < stored.placements.size(); ++i) {
+    const Placement& placement = stored.placements[i];
+    const std::string& role = geometry.model[placement.tensor].role;
+    if (std::find(out.roles.begin(), out.roles.end(), role) == out.roles.end()) {
+      out.roles.push_back(role);
+    }
+    covered += placement.box.elements();
+    const bool is_repeat = i + stored.repeats >= stored.placements.size();
+    if (is_repeat) out.repeated += placement.box.elements();
+  }
+  if (stored.constant == Constant::none) out.fill = elements(stored.shape) - covered;
+  return out;
+}
+
+bool is_padding(std::string_view role) {
+  return role.find(".padding.") != std::string_view::npos;
+}
+
+/// Sum of digests whose boxes make up the tensor, each element once; nothing if they do not.
+class Cover {
+ public:
+  void add(const Box& box, const Digest& digest) {
+    const bool is_new = std::none_of(boxes_.begin(), boxes_.end(), [&](const Box& other) {
+      return intersect(box, other).has_value();
+    });
+    if (!is_new) return;
+    boxes_.push_back(box);
+    elements_ += box.elements();
+    sum_ += digest;
+  }
+  [[nodiscard]] std::optional<Digest> sum(const Shape& shape) const {
+    return elements_ == elements(shape) ? std::optional(sum_) : std::nullopt;
+  }
+
+ private:
+  std::vector<Box> boxes_;
+  std::uint64_t elements_ = 0;
+  Digest sum_;
+};
+
+/// When a file was last written, in ns; nothing if it is not there or has another size.
+std::optional<std::uint64_t> changed(const std::string& path, std::uint64_t bytes) {
+  struct stat status = {};
+  if (::stat(path.c_str(), &status) != 0) return std::nullopt;
+  if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != bytes) {
+    return std::nullopt;
+  }
+  return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1000000000U +
+         static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
+}
+
+bool holds_the_same(const Prepared& p, const Wish& wish) {
+  const fs::path unit = p.staging.unit;
+  if (!fs::is_regular_file(unit / formats::manifest_name)) return false;
+  std::string found;
+  formats::Manifest there;
+  try {
+    there = formats::find_manifest(unit.string(), found);
+  } catch (const Error&) {
+    return false;  // then the unit is as any other that is there
+  }
+  const bool same =
+      there.proven && there.movement == movement_of(p) && there.facts == facts_of_manifest(p, wish);
+  if (!same) return false;
+  std::uint64_t first = ~std::uint64_t{0};  // of the target to be written
+  for (const formats::Manifest::File& file : there.files) {
+    const auto time = changed((unit / file.path).string(), file.bytes);
+    if (!time) return false;
+    first = std::min(first, *time);
+  }
+  return std::all_of(p.stamps.begin(), p.stamps.end(),
+                     [&](const Stamp& stamp) { return stamp.changed < first; });
+}
+
+}  // namespace
+
+std::vector<formats::FileExtents> extents_of(const Geometry& geometry) {
+  std::vector<formats::FileExtents> all;
+  for (const TargetFile& file : geometry.targets) {
+    formats::FileExtents extents{file.bytes, {}};
+    for (const std::uint32_t t : file.tensors) {
+      const TargetTensor& tensor = geometry.tensors[t];
+      extents.tensors.push_back({tensor.base, tensor.base + tensor.bytes});
+    }
+    all.push_back(std::move(extents));
+  }
+  return all;
+}
+
+formats::Manifest describe_manifest(const Prepared& p, const Wish& wish) {
+  const Geometry& geometry = p.geometry;
+  formats::Manifest manifest;
+  manifest.facts = facts_of_manifest(p, wish);
+  manifest.movement = movement_of(p);
+  for (const CanonicalTensor& tensor : geometry.model.tensors()) {
+    manifest.tensors.push_back(
+        {.role = tensor.role, .factors = tensor.factors, .shape = tensor.shape});
+  }
+  for (const TargetFile& file : geometry.targets) {
+    formats::Manifest::File described{.path = file.path, .bytes = file.bytes};
+    for (const std::uint32_t t : file.tensors) {
+      const TargetTensor& tensor = geometry.tensors[t];
+      described.tensors.push_back(describe(geometry, tensor));
+      for (const Placement& placement : tensor.stored.placements) {
+        manifest.tensors[placement.tensor].dtype = tensor.stored.dtype;
+        manifest.tensors[placement.tensor].add = tensor.stored.add;
+      }
+    }
+    manifest.files.push_back(std::move(described));
+  }
+  for (const SourcePiece& piece : geometry.pieces) {
+    manifest.tensors[piece.placement.tensor].source_dtype = piece.dtype;
+    manifest.tensors[piece.placement.tensor].source_add = piece.add;
+  }
+  return manifest;
+}
+
+void prove(formats::Manifest& manifest, const Geometry& geometry, const Moved& moved,
+           const formats::Sums& sums) {
+  std::vector<Cover> targets(manifest.tensors.size()), sources(manifest.tensors.size());
+  for (const TargetTensor& tensor : geometry.tensors) {
+    for (std::size_t n = 0; n < tensor.stored.placements.size(); ++n) {
+      if (!tensor.primary[n]) continue;
+      const Placement& placement = tensor.stored.placements[n];
+      targets[placement.tensor].add(placement.box, moved.arrived[tensor.first_placement + n]);
+    }
+  }
+  const std::vector<bool> changed = changed_tensors(geometry);
+  for (const SourcePiece& piece : geometry.pieces) {
+    const std::uint32_t tensor = piece.placement.tensor;
+    if (!changed[tensor] || piece.replica_of != SourcePiece::no_replica) continue;
+    sources[tensor].add(piece.placement.box, moved.read[piece.original]);
+  }
+  for (std::size_t t = 0; t < manifest.tensors.size(); ++t) {
+    formats::Manifest::Role& role = manifest.tensors[t];
+    role.digest = targets[t].sum(role.shape);
+    if (changed[t]) role.source_digest = sources[t].sum(role.shape);
+    const bool is_whole = role.digest && (!changed[t] || role.source_digest);
+    if (!is_whole && !is_padding(role.role)) {
+      throw Error(Kind::internal, role.role + ": its parts do not make up the whole");
+    }
+  }
+  std::erase_if(manifest.tensors, [](const formats::Manifest::Role& role) {
+    return is_padding(role.role);  // whose rows differ from layout to layout
+  });
+  std::size_t number = 0;
+  for (std::size_t f = 0; f < manifest.files.size(); ++f) {
+    manifest.files[f].others = sums.others[f];
+    for (formats::Manifest::Tensor& tensor : manifest.files[f].tensors) {
+      tensor.digest = sums.tensors[number++];
+    }
+  }
+  manifest.proven = true;
+}
+
+std::vector<bool> changed_tensors(const Geometry& geometry) {
+  std::vector<bool> changed(geometry.model.tensors().size(), false);
+  std::vector<const SourcePiece*> pieces(changed.size());
+  for (const SourcePiece& piece : geometry.pieces) {
+    const std::uint32_t tensor = piece.placement.tensor;
+    if (pieces[tensor] == nullptr) pieces[tensor] = &piece;
+    const SourcePiece& first = *pieces[tensor];
+    if (first.dtype != piece.dtype || first.add != piece.add) changed[tensor] = true;
+  }
+  for (const TargetTensor& target : geometry.tensors) {
+    for (const Placement& placement : target.stored.placements) {
+      const SourcePiece& piece = *pieces[placement.tensor];
+      if (piece.dtype != target.stored.dtype || piece.add != target.stored.add) {
+        changed[placement.tensor] = true;
+      }
+    }
+  }
+  return changed;
+}
+
+bool is_converted(const Comm& comm, const Prepared& prepared, const Wish& wish) {
+  std::uint64_t same = 0;
+  agree(comm, "manifest", [&] {
+    if (comm.rank() == 0 && holds_the_same(prepared, wish)) same = 1;
+  });
+  maximum(comm, {&same, 1});
+  return same != 0;
+}
+
+}  // namespace reshard::mpi

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <vector>
+
+#include "core/moved.hpp"
+#include "formats/manifest.hpp"
+#include "mpi/comm.hpp"
+#include "mpi/prepare.hpp"
+
+namespace reshard::mpi {
+
+/// Where the tensors of a target's files lie.
+std::vector<formats::FileExtents> extents_of(const Geometry& geometry);
+
+/// The manifest of a conversion, without digests.
+formats::Manifest describe_manifest(const Prepared& prepared, const Wish& wish);
+/// Adds what a verified conversion has proven: the digests of what was moved, summed over ranks,
+/// and the sums of the files' bytes.
+void prove(formats::Manifest& manifest, const Geometry& geometry, const Moved& moved,
+           const formats::Sums& sums);
+
+/// Whether any value of a canonical tensor is another in the target than in the source: other
+/// dtype, other constant; by tensor.
+std::vector<bool> changed_tensors(const Geometry& geometry);
+
+/// Collective. Whether the unit holds what the conversion would write: its manifest is proven and
+/// names the same source and options, its files have their sizes, and no file of the source has
+/// changed since it was written.
+bool is_converted(const Comm& comm, const Prepared& prepared, const Wish& wish);
+
+}  // namespace reshard::mpi

@@ -1,0 +1,220 @@
+"""Manifests: what they say, what verify finds without the source, and when a conversion is done already.
+
+usage: verify_test.py RESHARD MPIEXEC DATA
+"""
+
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import safetensors.torch
+from programs import Checks, Reshard
+
+USAGE, INPUT, DIFFERENT = 2, 3, 5
+
+
+class Bench:
+    """Runs reshard where exit codes are wanted."""
+
+    def __init__(self, reshard, scratch):
+        self.reshard, self.scratch = reshard, scratch
+
+    def code(self, *arguments, ranks=1):
+        """(exit code, what was said)"""
+        launcher = [] if ranks == 1 else [self.reshard.mpiexec, "--oversubscribe", "-n", str(ranks)]
+        command = [*launcher, self.reshard.binary, *map(str, arguments)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout + done.stderr
+
+    def json(self, *arguments, code=0, ranks=1):
+        got, said = self.code(*arguments, "--json", ranks=ranks)
+        assert got == code, f"exit {got}, wanted {code}: {said}"
+        return json.loads(said[said.index("{") : said.rindex("}") + 1])
+
+
+def flip(path, at):
+    """Flips a bit; the old bytes."""
+    old = path.read_bytes()
+    new = bytearray(old)
+    new[at] ^= 4
+    path.write_bytes(new)
+    return old
+
+
+def check_manifest(bench, checks, source, target):
+    with checks.case("the manifest, by its own rules"):
+        text = (target / "manifest.json").read_text()
+        manifest = json.loads(text)
+        body = text[: text.rindex('"crc32": ')]
+        assert manifest["crc32"] == f"{zlib.crc32(body.encode()):08x}", manifest["crc32"]
+        assert manifest["facts"]["source"]["path"] == str(source.resolve()) and manifest["facts"]["reshard"] in subprocess.run([bench.reshard.binary, "--version"], capture_output=True, text=True).stdout
+        sizes = {entry["path"]: entry["bytes"] for entry in manifest["facts"]["source"]["files"]}
+        assert sizes == {str(path.relative_to(source)): path.stat().st_size for path in source.rglob("*.pt")}, sizes
+        for word in (platform.node(), str(target), time.strftime("%Y-%m"), str(os.getpid())):
+            assert not word or word not in text, f"{word} is in the manifest"
+    with checks.case("where tensors lie, by safetensors"):
+        file = target / "model.safetensors"
+        header, *tensors = [entry for entry in manifest["files"] if entry.get("path") == file.name or "name" in entry]
+        assert header["tensors"] == len(tensors) and header["bytes"] == file.stat().st_size
+        content, raw = safetensors.torch.load_file(file), file.read_bytes()
+        assert {entry["name"] for entry in tensors} == set(content)
+        others, end = b"", 0
+        for entry in tensors:
+            tensor = content[entry["name"]]
+            size = tensor.numel() * tensor.element_size()
+            assert entry["shape"] == list(tensor.shape) and raw[entry["offset"] : entry["offset"] + size] == tensor.view(-1).view(__import__("torch").uint8).numpy().tobytes()
+            others, end = others + raw[end : entry["offset"]], entry["offset"] + size
+        assert header["others"] == f"{zlib.crc32(others + raw[end:]):08x}"
+    with checks.case("the model's tensors are all there, by their roles"):
+        roles = {entry["role"] for entry in manifest["tensors"]}
+        assert roles == {entry["role"] for entry in bench.json("inspect", source)["roles"] if ".padding." not in entry["role"]} | {role for role in roles if ".padding." in role}
+        assert all(len(entry["digest"]) == 32 for entry in manifest["tensors"])
+
+
+def check_verify(bench, checks, target):
+    for ranks in (1, 3):
+        with checks.case(f"verify on {ranks} ranks"):
+            report = bench.json("verify", target, ranks=ranks)
+            assert report["proven"] and not report["findings"] and report["bytes_read"] == report["bytes"], report
+            assert report["bytes"] == sum(path.stat().st_size for path in target.iterdir() if path.name != "manifest.json")
+    with checks.case("a part of it"):
+        report = bench.json("verify", target, "--sample", 20, "--seed", 5)
+        share = report["bytes_read"] / report["bytes"]
+        assert 0.2 <= share < 0.6 and report == bench.json("verify", target, "--sample", 20, "--seed", 5, ranks=2), report
+        assert bench.json("verify", target, "--sample", 0)["tensors_read"] == 0
+        code, said = bench.code("verify", target, "--sample", 20)
+        assert code == 0 and "probability" in said and "every byte" not in said, said
+    file = target / "model.safetensors"
+    entries = json.loads((target / "manifest.json").read_text())["files"]
+    tensor = next(entry for entry in entries if "mlp" in entry.get("name", ""))
+    for name, path, at, wanted in (
+        ("a tensor", file, tensor["offset"] + 3, (tensor["name"], tensor["roles"][0])),
+        ("a header", file, 20, ("header",)),
+        ("config.json", target / "config.json", 5, ("config.json: its bytes",)),
+    ):
+        with checks.case(f"a flipped bit in {name}"):
+            old = flip(path, at)
+            report = bench.json("verify", target, code=DIFFERENT, ranks=2)
+            assert len(report["findings"]) == 1 and all(word in report["findings"][0] for word in (path.name, *wanted)), report
+            path.write_bytes(old)
+    with checks.case("a flipped bit in the manifest"):
+        old = flip(target / "manifest.json", 40)
+        code, said = bench.code("verify", target)
+        assert code == INPUT and "manifest.json" in said, said
+        (target / "manifest.json").write_bytes(old)
+    with checks.case("files too many, too few, too short"):
+        (target / "model-00002.safetensors").write_bytes(b"")
+        (target / "notes.txt").write_text("mine")
+        report = bench.json("verify", target, code=DIFFERENT)
+        assert report["findings"] == ["model-00002.safetensors: is no file of the conversion"] and "notes.txt" in report["notes"][0], report
+        (target / "model-00002.safetensors").unlink()
+        assert "notes.txt" in bench.json("verify", target)["notes"][0]
+        (target / "notes.txt").unlink()
+        config = (target / "config.json").read_bytes()
+        (target / "config.json").unlink()
+        assert "config.json: is missing" in bench.json("verify", target, code=DIFFERENT)["findings"]
+        (target / "config.json").write_bytes(config[:-1])
+        assert "wanted" in bench.json("verify", target, code=DIFFERENT)["findings"][0]
+        (target / "config.json").write_bytes(config)
+        assert bench.json("verify", target)["proven"]
+    with checks.case("without a manifest, and without digests"):
+        other = bench.scratch / "unproven"
+        bench.reshard.convert(target, other, "--to", "hf", "--no-verify")
+        code, said = bench.code("verify", other)
+        assert code == INPUT and "--no-verify" in said, said
+        (other / "manifest.json").unlink()
+        code, said = bench.code("verify", other)
+        assert code == INPUT and "manifest.json" in said, said
+
+
+def check_roots(bench, checks, source):
+    """The folder above an iteration will do."""
+    root = bench.scratch / "megatron"
+    with checks.case("the folder above"):
+        bench.reshard.convert(source, root, "--to", "megatron", "--tp", 2, "--iteration", 7)
+        assert bench.json("verify", root)["unit"] == str(root / "iter_0000007")
+    with checks.case("two of them: name one"):
+        bench.reshard.convert(source, root, "--to", "megatron", "--iteration", 8)
+        code, said = bench.code("verify", root)
+        assert code == USAGE and "iter_0000007" in said and "iter_0000008" in said, said
+
+
+def check_compare(bench, checks, source, target):
+    """Any layout of the same numbers has the digests of the manifest."""
+    with checks.case("another layout by digests"):
+        for path in (source, target, bench.scratch / "megatron" / "iter_0000007"):
+            report = bench.json("compare", path, "--manifest", target, ranks=2)
+            assert report["equal"] and report["tensors"] > 10 and report["as_source"] == 0, report
+    half = bench.scratch / "half"
+    with checks.case("a cast is proven by digests before and after"):
+        bench.reshard.convert(source, half, "--to", "hf", "--dtype", "fp16")
+        roles = json.loads((half / "manifest.json").read_text())["tensors"]
+        assert {(role["dtype"], role["source_dtype"]) for role in roles} == {("F16", "BF16")}, roles[0]
+        assert bench.json("compare", half, "--manifest", half)["as_source"] == 0
+        report = bench.json("compare", source, "--manifest", half)
+        assert report["equal"] and report["as_source"] == report["tensors"], report
+        whole = {role["role"]: role["digest"] for role in json.loads((target / "manifest.json").read_text())["tensors"]}
+        assert all(role["source_digest"] == whole[role["role"]] for role in roles)
+    with checks.case("one changed number is named"):
+        other = shutil.copytree(target, bench.scratch / "changed")
+        entries = json.loads((other / "manifest.json").read_text())["files"]
+        tensor = next(entry for entry in entries if entry.get("name", "").endswith("k_proj.weight"))
+        flip(other / "model.safetensors", tensor["offset"] + 6)
+        report = bench.json("compare", other, "--manifest", target, code=DIFFERENT)
+        assert len(report["findings"]) == 1 and tensor["roles"][0] in report["findings"][0], report
+    with checks.case("another dtype is no proof"):
+        report = bench.json("compare", half, "--manifest", target, code=DIFFERENT)
+        assert report["tensors"] == 0 and "dtype F16, wanted BF16" in report["findings"][0], report
+
+
+def check_already(bench, checks, source):
+    target, command = bench.scratch / "again", ["convert", source, bench.scratch / "again", "--to", "hf"]
+    bench.reshard.run(*command)
+    before = {path.name: path.stat() for path in target.iterdir()}
+    with checks.case("already converted"):
+        for flags in ((), ("--resume",)):
+            report = bench.json(*command, *flags, ranks=2)
+            assert report["already"] and report["written"]["sum"] == 0, report
+            assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == {name: stat.st_mtime_ns for name, stat in before.items()}
+        code, said = bench.code("plan", source, target, "--to", "hf")
+        assert code == 0, said
+        assert not bench.json(*command, "--overwrite")["already"]
+    cases = {
+        "other options": lambda: ["--dtype", "fp32"],
+        "a source written since": lambda: os.utime(next(source.rglob("*.pt"))) or [],
+        "a file that is gone": lambda: bench.json(*command, "--overwrite") and (target / "config.json").unlink() or [],
+    }
+    for name, change in cases.items():
+        with checks.case(f"not already converted: {name}"):
+            code, said = bench.code(*command, *change())
+            assert code == USAGE and "exists and is not empty" in said, said
+
+
+def main(binary, mpiexec, data):
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(Reshard(binary, mpiexec), pathlib.Path(scratch))
+        source, target = bench.scratch / "source", bench.scratch / "target"
+        shutil.copytree(pathlib.Path(data, "megatron", "llama-gqa", "torch-tp2-pp2"), source)
+        for path in source.rglob("*"):  # a clone's files may be younger than the test's
+            os.utime(path, (1e9, 1e9))
+        bench.reshard.convert(source, target, "--to", "hf")
+        unit = next(source.glob("iter_*"))
+        check_manifest(bench, checks, unit, target)
+        check_verify(bench, checks, target)
+        check_roots(bench, checks, source)
+        check_compare(bench, checks, source, target)
+        check_already(bench, checks, source)
+    return checks.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
