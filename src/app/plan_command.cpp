@@ -45,6 +45,7 @@ Json json_of(const mpi::PlanReport& r, std::uint64_t per_node) {
     pairs.push_back({{"from", pair.from}, {"to", pair.to}, {"bytes", pair.bytes}});
   }
   Json json = {{"unit", r.unit},
+               {"already", r.already},
                {"from", r.from},
                {"to", r.to},
                {"family", r.family},
@@ -110,7 +111,7 @@ std::string text_of(const mpi::PlanReport& r, std::uint64_t per_node) {
   for (const auto& [phase, seconds] : r.phases)
     text += " " + phase + " " + fixed(seconds, 2) + " s,";
   return text + " " + human_bytes(r.peak_rss) + " of memory\n" + lines_of("note: ", r.notes) +
-         "would write " + r.unit + "\n";
+         (r.already ? "is converted already: " : "would write ") + r.unit + "\n";
 }
 
 int run(Options options, const mpi::Comm& comm) {

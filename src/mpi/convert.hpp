@@ -48,7 +48,6 @@ struct ConvertReport : ConversionFacts {
   std::vector<Phase> phases;
   std::uint64_t rounds = 0, memory = 0;
   bool verified = false;
-  bool already = false;             ///< an earlier run had published the target
   std::uint64_t resumed_bytes = 0;  ///< of the target that earlier runs wrote
   std::vector<std::uint64_t> bytes_read, bytes_sent, bytes_written, peak_rss;  ///< by rank
 };

@@ -45,6 +45,7 @@ ConversionFacts facts_of(const Prepared& p, const Wish& wish) {
   facts.to = wish.target.to;
   facts.family = p.source.model_type;
   facts.unit = p.staging.unit;
+  facts.already = p.is_converted;
   facts.source_parallelism = p.source.parallelism;
   facts.target_parallelism = p.target.parallelism;
   facts.tensors = p.source.model.tensors().size();

@@ -48,6 +48,7 @@ struct ConversionFacts {
   std::string from, to, family, unit;  ///< unit: path of what is published
   formats::Parallelism source_parallelism, target_parallelism;
   std::uint64_t tensors = 0, parameters = 0, target_bytes = 0, tile_bytes = 0;
+  bool already = false;  ///< the unit is there, as it would be written
   std::vector<std::string> warnings, dropped, notes;
 };
 ConversionFacts facts_of(const Prepared& prepared, const Wish& wish);

@@ -71,6 +71,11 @@ void StagedTarget::find_earlier() {
   journal_ = {Moved(growth_.geometry), 0};
   std::string others;
   for (const formats::Abandoned& left : formats::abandoned(staging_)) {
+    const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.makes_parent};
+    if (growth_.resume && left.identity.empty()) {  // was killed before it wrote anything
+      formats::discard(other);
+      continue;
+    }
     const bool same = growth_.resume && left.identity == growth_.identity;
     if (!same) {
       const std::string what =
@@ -81,7 +86,6 @@ void StagedTarget::find_earlier() {
                        "; remove it if it is not wanted");
       continue;
     }
-    const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.makes_parent};
     formats::Journal journal = formats::read_journal(other.journal(), growth_.geometry);
     if (found_ && journal.moved.tiles.size() < journal_.moved.tiles.size()) continue;
     found_ = true;

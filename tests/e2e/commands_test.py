@@ -239,7 +239,8 @@ def check_plan(source, flags, reshard, scratch, ranks):
         assert planned[key]["by_rank"] == seen[key]["by_rank"], f"{key}: {planned[key]['by_rank']}, {seen[key]['by_rank']}"
     for guess, truth in zip(planned["read"]["by_rank"], seen["read"]["by_rank"]):
         assert guess <= truth <= 1.02 * guess + 65536, f"read: planned {guess}, convert says {truth}"
-    _, said = fails(reshard, 2, "plan", source, target, *flags)
+    assert read_json(reshard, "plan", source, target, *flags)["already"] and not planned["already"]
+    _, said = fails(reshard, 2, "plan", source, target, *flags, "--dtype", "fp16")
     assert "--overwrite" in said, said
 
 

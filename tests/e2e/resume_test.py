@@ -1,6 +1,7 @@
 """Conversions that are killed or stopped, and those that go on with --resume.
 
-usage: resume_test.py RESHARD MPIEXEC DATA [KILLS]
+usage: resume_test.py RESHARD MPIEXEC DATA KILLS [KILLED]
+KILLS: random moments; KILLED: the program that dies before the call that RESHARD_KILL_AT names
 """
 
 import filecmp
@@ -18,7 +19,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from programs import Checks, Reshard
 
-STOPPED, FLAGS = 75, ["--to", "hf", "--memory", "8MiB", "--journal-interval", "8MiB"]
+STOPPED, INTERVAL = 75, 8 << 20
+FLAGS = ["--to", "hf", "--memory", "8MiB", "--journal-interval", str(INTERVAL)]
 
 
 def same(a, b):
@@ -85,10 +87,61 @@ def check_kills(conversion, checks, kills):
             if running:
                 os.kill(chance.choice(running), signal.SIGKILL)
             process.communicate(timeout=300)
-            report = conversion.resume(again) if conversion.left() != ["target"] else {"resumed": "all", "target_bytes": ""}
+            written = written_in(conversion.folder)
+            report = conversion.resume(again) if conversion.left() != ["target"] else {"resumed": "all", "target_bytes": "", "already": True}
             assert same(conversion.target, conversion.wanted)
+            if written and not report["already"]:  # what was written and is done again: a journal interval of each rank, and a tenth
+                again = written - report["resumed"]
+                assert again <= ranks * 2 * INTERVAL + 0.1 * report["target_bytes"], f"{again} bytes done again"
             checks.note(f"after {moment:.2f} s: resumed {report['resumed']} of {report['target_bytes']}")
         conversion.clear()
+
+
+def written_in(folder):
+    """Bytes that a file system holds of what was begun there; holes are none."""
+    return sum(path.stat().st_blocks * 512 for path in folder.glob(".target.reshard-*/unit/**/*") if path.is_file())
+
+
+def check_each_call(reshard, killed, data, folder, checks):
+    """A small conversion with --overwrite is killed before each call that changes a file or a name: at any time the
+    target's name stands for all of the old or all of the new, or, where names cannot be exchanged, for nothing in
+    the one gap between two renames; --resume always has the right bytes."""
+    source = data / "megatron" / "llama-gqa" / "torch-tp2-pp2"
+    old, wanted, target = folder / "old", folder / "wanted", folder / "target"
+    flags = ["--to", "megatron", "--tp", "2", "--for-release", "--io-threads", "1", "--memory", "1MiB", "--journal-interval", "64KiB"]
+    reshard.convert(source, old, "--to", "megatron", "--for-release", "--dtype", "fp32")
+    reshard.convert(source, wanted, *flags)
+    last = 0
+    for exchange in (True, False):  # which differ in the last calls only
+        with checks.case(f"killed before each call, {'names exchanged' if exchange else 'two renames'}"):
+            environment = os.environ | ({} if exchange else {"RESHARD_NO_EXCHANGE": "1"})
+            gaps, calls = 0, max(0, last - 15)
+            while True:
+                shutil.copytree(old, target)
+                command = [killed, "convert", str(source), str(target), *flags, "--overwrite", "--quiet"]
+                done = subprocess.run(command, env=environment | {"RESHARD_KILL_AT": str(calls)}, capture_output=True, text=True, timeout=60)
+                if done.returncode == 0:
+                    break
+                assert done.returncode == -signal.SIGKILL, f"call {calls}: exit {done.returncode}: {done.stderr}"
+                if not (target / "release").exists():
+                    gaps += 1
+                else:
+                    assert same_trees(target / "release", old / "release") or same_trees(target / "release", wanted / "release"), f"call {calls}: neither old nor new"
+                reshard.run("convert", source, target, *flags, "--overwrite", "--resume", "--quiet")
+                assert same_trees(target, wanted), f"call {calls}: other bytes"
+                shutil.rmtree(target)
+                calls += 1
+            assert same_trees(target, wanted) and calls > 30, calls
+            kills, last = calls - max(0, last - 15), calls
+            assert gaps == (0 if exchange else 1), f"the target had no name {gaps} times"
+            shutil.rmtree(target)
+            checks.note(f"{kills} kills, {gaps} in the gap")
+
+
+def same_trees(a, b):
+    """Whether all files below two folders are the same, hidden ones too."""
+    trees = [{path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()} for root in (a, b)]
+    return trees[0] == trees[1]
 
 
 def check_stops(conversion, checks):
@@ -157,7 +210,7 @@ def check_siblings(conversion, checks):
     conversion.clear()
 
 
-def main(binary, mpiexec, _data, kills="10"):
+def main(binary, mpiexec, data, kills, killed=None):
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
         conversion = Conversion(Reshard(binary, mpiexec), pathlib.Path(temporary))
@@ -165,6 +218,10 @@ def main(binary, mpiexec, _data, kills="10"):
         check_others(conversion, checks)
         check_siblings(conversion, checks)
         check_kills(conversion, checks, int(kills))
+        if killed:
+            small = pathlib.Path(temporary, "small")
+            small.mkdir()
+            check_each_call(conversion.reshard, killed, pathlib.Path(data), small, checks)
     return checks.finish()
 
 
