@@ -173,11 +173,13 @@ void grow(const Comm& comm, const ConvertOptions& options, const Prepared& p, co
   agree(comm, "source", [&] { check_unchanged(stamps, now); });
   phases.done("replicas");
   const auto me = static_cast<std::size_t>(comm.rank());
-  staged.seal(plan.share_begin[me], plan.share_begin[me + 1], moved.crcs);
+  Sums sums{moved.crcs};
+  if (options.verify) sums.arrived = moved.arrived;
+  staged.seal(plan.share_begin[me], plan.share_begin[me + 1], sums);
   phases.done("seal");
   if (options.verify) {
-    verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
-           options.io_threads, options.check_stop);
+    verify(comm, geometry, plan, p.target, sums, staged.writer(), options.io_threads,
+           options.check_stop);
     report.verified = true;
     phases.done("verify");
   }

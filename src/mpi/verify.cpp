@@ -15,9 +15,9 @@ namespace {
 /// Holds tiles against what must be in them.
 class TileCheck {
  public:
-  TileCheck(const Geometry& geometry, const formats::Target& target,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer)
-      : geometry_(geometry), target_(target), crcs_(crcs), writer_(writer) {}
+  TileCheck(const Geometry& geometry, const formats::Target& target, const Sums& sums,
+            const formats::TargetWriter& writer)
+      : geometry_(geometry), target_(target), sums_(sums), writer_(writer) {}
 
   void check(Tile tile, std::vector<Digest>& found) {
     const ByteRange range = bytes_of(geometry_, tile);
@@ -71,10 +71,10 @@ class TileCheck {
     std::fill(wanted.begin(), wanted.end(), std::byte{0});
     writer_.put_other_bytes(tile, wanted);
     if (tile.file != trailer_file_) {
-      trailer_ = writer_.trailer(tile.file, crcs_);
+      trailer_ = writer_.trailer(tile.file, sums_);
       trailer_file_ = tile.file;
     }
-    for (const formats::FileLayout::Literal& literal : trailer_) {
+    for (const formats::FileLayout::Literal& literal : *trailer_) {
       formats::put_literal(literal, range, wanted);
     }
     return wanted;
@@ -110,14 +110,14 @@ class TileCheck {
 
   const Geometry& geometry_;
   const formats::Target& target_;
-  const std::vector<std::uint32_t>& crcs_;
+  const Sums& sums_;
   const formats::TargetWriter& writer_;
   std::optional<formats::File> file_;  ///< that the last tile was of
   std::uint32_t file_number_ = ~std::uint32_t{0};
   Buffer read_, wanted_;
   std::optional<Tile> wanted_tile_;  ///< the tile that wanted_ is of
   std::uint32_t trailer_file_ = ~std::uint32_t{0};
-  std::vector<formats::FileLayout::Literal> trailer_;
+  std::shared_ptr<const formats::TargetWriter::Trailer> trailer_;
 };
 
 /// The name of a stored tensor that a global placement number belongs to.
@@ -150,8 +150,7 @@ void sum(const Comm& comm, std::vector<Digest>& digests) {
 }
 
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-            const formats::Target& target, const std::vector<Digest>& arrived,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+            const formats::Target& target, const Sums& sums, const formats::TargetWriter& writer,
             std::uint64_t threads, const std::function<void()>& check_stop) {
   std::vector<Digest> found(geometry.placements);
   agree(comm, "verify", [&] {
@@ -161,7 +160,7 @@ void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
     const std::uint64_t first = plan.share_begin[other], last = plan.share_begin[other + 1];
     std::vector<std::vector<Digest>> parts(threads, found);
     for_each(threads, threads, [&](std::uint64_t part) {
-      TileCheck check(geometry, target, crcs, writer);
+      TileCheck check(geometry, target, sums, writer);
       const std::uint64_t end = first + (last - first) * (part + 1) / threads;
       for (std::uint64_t n = first + (last - first) * part / threads; n < end; ++n) {
         check_stop();
@@ -175,13 +174,13 @@ void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
   sum(comm, found);
   agree(comm, "verify", [&] {
     for (std::size_t i = 0; i < found.size(); ++i) {
-      if (found[i] == arrived[i]) continue;
+      if (found[i] == sums.arrived[i]) continue;
       const TargetTensor& tensor = tensor_of(geometry, i);
       const Placement& placement = tensor.stored.placements[i - tensor.first_placement];
       throw Error(Kind::verification,
                   target.files[tensor.file].path + ": " + tensor.stored.name + ": the numbers of " +
                       geometry.model[placement.tensor].role + " in the file have the digest " +
-                      found[i].hex() + ", those sent " + arrived[i].hex());
+                      found[i].hex() + ", those sent " + sums.arrived[i].hex());
     }
   });
 }

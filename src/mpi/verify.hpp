@@ -17,11 +17,10 @@ namespace reshard::mpi {
 void sum(const Comm& comm, std::vector<Digest>& digests);
 
 /// Collective. Reads the target back, every byte once, on another rank than wrote it, and holds it
-/// against the digests of what was sent (`arrived`, summed), the fill and the bytes that are no
-/// tensor data. Error(verification) names file and tensor.
+/// against the digests of what was sent (in `sums`), the fill and the bytes that are no tensor
+/// data. Error(verification) names file and tensor.
 void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-            const formats::Target& target, const std::vector<Digest>& arrived,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
+            const formats::Target& target, const Sums& sums, const formats::TargetWriter& writer,
             std::uint64_t threads, const std::function<void()>& check_stop);
 
 }  // namespace reshard::mpi

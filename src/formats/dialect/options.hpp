@@ -53,6 +53,7 @@ struct TargetOptions {
   std::vector<std::uint64_t> custom_partition;  ///< borders of stages over Merak's modules
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
+  std::string hdf5_names;       ///< "hf", "canonical"; empty: hf
 };
 
 /// Error(usage) for an option that neither the target's dialect nor, where it tells of both sides,
