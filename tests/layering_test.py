@@ -13,6 +13,8 @@ ORDER = ("core", "families", "formats", "mpi", "app")
 MODULE = "aten"
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", re.DOTALL)
+# A parallel HDF5's header brings mpi.h along.
+HDF5 = ("hdf5.h", "formats/container/hdf5_library.hpp", "formats/container/hdf5_dataset.hpp")
 LIBTORCH = ("ATen/", "torch/", "c10/", "caffe2/")
 # Beyond the habit of about 400 lines a file is named; beyond this it fails.
 LONG, TOO_LONG = 400, 600
@@ -43,6 +45,8 @@ def faults_of_source(path, text):
             yield f"{path}: includes {name}, but {folder} stands to the left of {top}"
         if name == "mpi.h" and folder != "mpi":
             yield f"{path}: includes mpi.h outside src/mpi"
+        if name in HDF5 and not path.name.startswith("hdf5_"):
+            yield f"{path}: includes {name} outside hdf5_* files"
         if name.startswith(LIBTORCH):
             yield f"{path}: includes {name} outside src/{MODULE}"
         if name.startswith(".."):

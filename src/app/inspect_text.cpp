@@ -300,6 +300,7 @@ Json placements_json(const Source& source, const std::string& wanted) {
                      {"name", piece.name},
                      {"dtype", reshard::name(piece.dtype)},
                      {"byte", piece.base + p.offset * bytes(piece.dtype)},
+                     {"chunks", source.files[piece.file].chunks != nullptr},
                      {"strides", dims_json(p.stride)},
                      {"replica", piece.replica_of != SourcePiece::no_replica}});
   }
@@ -314,8 +315,8 @@ std::string placements_text(const Json& placements) {
             p["offset"].dump() + " extent " + p["extent"].dump() + "\n  " +
             p["file"].get<std::string>() + ": " + p["name"].get<std::string>() + " " +
             p["dtype"].get<std::string>() + ", byte " + grouped(p["byte"].get<std::uint64_t>()) +
-            ", strides " + p["strides"].dump() + (p["replica"].get<bool>() ? ", a replica" : "") +
-            "\n";
+            (p["chunks"].get<bool>() ? " of the tensor, which lies in chunks" : "") + ", strides " +
+            p["strides"].dump() + (p["replica"].get<bool>() ? ", a replica" : "") + "\n";
   }
   return text;
 }
@@ -330,7 +331,7 @@ std::string files_text(const mpi::InspectReport& report) {
               to_string(entry.shape) + "\n";
     }
     std::vector<std::string> leaves;
-    add_leaves(index.facts, "", leaves);
+    if (!index.facts.empty()) add_leaves(index.facts, "", leaves);
     text += lines_of("  ", leaves);
   }
   return text;

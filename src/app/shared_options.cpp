@@ -92,6 +92,15 @@ void add_merak_options(CLI::App& command, formats::TargetOptions& options, Optio
       ->group("Merak");
 }
 
+void add_hdf5_options(CLI::App& command, formats::TargetOptions& options) {
+  command
+      .add_option("--hdf5-names", options.hdf5_names,
+                  "datasets of an HDF5 file: hf, the model's tensors in Transformers (default), or "
+                  "canonical, the finest that reshard knows, with vocabulary padding")
+      ->check(CLI::IsMember({"hf", "canonical"}))
+      ->group("Target");
+}
+
 }  // namespace
 
 std::uint64_t bytes_of(const char* option, const std::string& text) {
@@ -219,6 +228,7 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
   command.add_option("--optimizer", words.optimizer, "drop; keep is not there yet")
       ->group("Target");
   add_megds_options(command, options);
+  add_hdf5_options(command, options);
 }
 
 void settle(const OptionWords& words, formats::TargetOptions& options) {

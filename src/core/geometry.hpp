@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/chunking.hpp"
 #include "core/model.hpp"
 
 namespace reshard {
@@ -42,6 +44,8 @@ struct SourceFile {
   std::string path;
   std::uint64_t bytes = 0;
   std::vector<std::byte> content = {};  ///< of one that is in memory, not on disk
+  /// Of one that is a tensor, row-major, which the file at `path` holds in chunks.
+  std::shared_ptr<const Chunking> chunks = {};
 };
 
 struct TargetFile {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/digest.hpp"
@@ -27,6 +28,12 @@ struct Moved {
     for (std::size_t i = 0; i < crcs.size(); ++i) crcs[i] ^= other.crcs[i];
     return *this;
   }
+};
+
+/// What seals the files of a target: sums of all that moved, over all ranks and runs.
+struct Sums {
+  std::span<const std::uint32_t> crcs;   ///< by target tensor
+  std::span<const Digest> arrived = {};  ///< by target placement; empty: not computed
 };
 
 }  // namespace reshard

@@ -6,7 +6,7 @@
 
 namespace reshard::formats {
 
-Sums& Sums::operator+=(const Sums& more) {
+ByteSums& ByteSums::operator+=(const ByteSums& more) {
   for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i] += more.tensors[i];
   for (std::size_t i = 0; i < others.size(); ++i) others[i] ^= more.others[i];
   return *this;
@@ -28,12 +28,12 @@ FileSums::FileSums(std::vector<FileExtents> files) : files_(std::move(files)) {
   }
 }
 
-Sums FileSums::none() const {
+ByteSums FileSums::none() const {
   return {std::vector<Digest>(tensors_), std::vector<std::uint32_t>(files_.size(), 0)};
 }
 
 void FileSums::add(std::size_t file, std::uint64_t offset, std::span<const std::byte> bytes,
-                   Sums& sums) const {
+                   ByteSums& sums) const {
   const std::vector<ByteRange>& tensors = files_[file].tensors;
   const Place& place = places_[file];
   std::uint64_t at = offset;

@@ -19,27 +19,27 @@ struct FileExtents {
 /// Of each tensor the digest of its bytes in the file (Digest, elements of one byte); of each file
 /// the CRC-32 of the bytes that are no tensor's, one behind the other. Those of parts add up, in
 /// any order.
-struct Sums {
+struct ByteSums {
   std::vector<Digest> tensors;        ///< file by file
   std::vector<std::uint32_t> others;  ///< by file
-  Sums& operator+=(const Sums& more);
+  ByteSums& operator+=(const ByteSums& more);
 };
 
-/// Sums over files whose extents are known.
+/// ByteSums over files whose extents are known.
 class FileSums {
  public:
   explicit FileSums(std::vector<FileExtents> files);
 
   [[nodiscard]] const std::vector<FileExtents>& files() const { return files_; }
-  /// Number in Sums::tensors of a file's first tensor.
+  /// Number in ByteSums::tensors of a file's first tensor.
   [[nodiscard]] std::size_t first_tensor(std::size_t file) const { return places_[file].first; }
   /// Bytes of a file that are no tensor's.
   [[nodiscard]] std::uint64_t other_bytes(std::size_t file) const { return places_[file].others; }
-  /// Sums of no byte yet.
-  [[nodiscard]] Sums none() const;
+  /// ByteSums of no byte yet.
+  [[nodiscard]] ByteSums none() const;
   /// Adds the bytes of a file that begin at `offset`.
   void add(std::size_t file, std::uint64_t offset, std::span<const std::byte> bytes,
-           Sums& sums) const;
+           ByteSums& sums) const;
 
  private:
   struct Place {

@@ -69,6 +69,23 @@ struct Staged {
 
 }  // namespace
 
+void SourceReader::read_piece(const Piece& piece) {
+  const auto& [number, first, to] = piece;
+  const SourceFile& source = (*files_)[number];
+  busy_with_ = number;
+  if (!source.content.empty()) {
+    std::copy_n(source.content.begin() + static_cast<std::ptrdiff_t>(first), to.size(), to.begin());
+  } else if (source.chunks) {
+    const File& file = open_.at(number);
+    const auto read_at = [&](std::uint64_t at, std::span<std::byte> bytes) {
+      file.read_at(at, bytes);
+    };
+    chunks_.read({number, *source.chunks, file.path(), read_at}, first, to);
+  } else {
+    open_.at(number).read_at(first, to);
+  }
+}
+
 /// Pieces are ascending by file.
 void SourceReader::read_pieces(std::span<const Piece> pieces) {
   constexpr std::size_t most_open = 64;
@@ -81,15 +98,7 @@ void SourceReader::read_pieces(std::span<const Piece> pieces) {
       if (open_.size() >= most_open) break;
       open_.emplace(number, File::open_read(folder_ + "/" + (*files_)[number].path));
     }
-    for_each(count, threads_, [&](std::uint64_t i) {
-      const auto& [number, first, to] = pieces[i];
-      busy_with_ = number;
-      if (const auto& content = (*files_)[number].content; !content.empty()) {
-        std::copy_n(content.begin() + static_cast<std::ptrdiff_t>(first), to.size(), to.begin());
-      } else {
-        open_.at(number).read_at(first, to);
-      }
-    });
+    for_each(count, threads_, [&](std::uint64_t i) { read_piece(pieces[i]); });
     pieces = pieces.subspan(count);
   }
 }

@@ -10,6 +10,7 @@
 #include "core/box.hpp"
 #include "core/buffer.hpp"
 #include "core/geometry.hpp"
+#include "formats/container/hdf5_chunks.hpp"
 #include "formats/file.hpp"
 
 namespace reshard::formats {
@@ -46,11 +47,13 @@ class SourceReader {
     std::span<std::byte> to;
   };
   void read_pieces(std::span<const Piece> pieces);
+  void read_piece(const Piece& piece);
 
   std::string folder_;
   const std::vector<SourceFile>* files_;
   std::uint64_t threads_;
   std::map<std::uint32_t, File> open_;
+  ChunkReader chunks_;
   std::atomic<std::uint32_t> busy_with_ = 0;
   Buffer staging_;
   std::uint64_t bytes_read_ = 0;

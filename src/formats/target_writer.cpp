@@ -31,6 +31,15 @@ void put_constant(const TargetTensor& tensor, ByteRange range, std::span<std::by
   }
 }
 
+/// The bytes of other files that lie in a range of this one.
+void put_copy(const FileLayout::Copy& copy, ByteRange range, std::span<std::byte> bytes) {
+  const std::uint64_t first = std::max(range.first, copy.offset);
+  const std::uint64_t last = std::min(range.last, copy.offset + copy.bytes);
+  if (first >= last) return;
+  File::open_read(copy.from).read_at(copy.from_offset + (first - copy.offset),
+                                     bytes.subspan(first - range.first, last - first));
+}
+
 }  // namespace
 
 TargetWriter::TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
@@ -75,16 +84,13 @@ void put_literal(const FileLayout::Literal& literal, ByteRange range, std::span<
 
 void TargetWriter::put_other_bytes(Tile tile, std::span<std::byte> bytes) const {
   const ByteRange range = bytes_of(*geometry_, tile);
-  const FileDescription& description = target_->files[tile.file];
-  if (description.container == FileDescription::Container::copy) {
-    File::open_read(description.copied_from).read_at(range.first, bytes);
-    return;
-  }
+  const FileLayout& layout = (*layouts_)[tile.file];
+  for (const FileLayout::Copy& copy : layout.copies) put_copy(copy, range, bytes);
   for (const std::uint32_t t : tensors_in(*geometry_, tile.file, range)) {
     const TargetTensor& tensor = geometry_->tensors[t];
     if (tensor.stored.constant != Constant::none) put_constant(tensor, range, bytes);
   }
-  const std::vector<FileLayout::Literal>& literals = (*layouts_)[tile.file].literals;
+  const std::vector<FileLayout::Literal>& literals = layout.literals;
   auto literal = std::upper_bound(
       literals.begin(), literals.end(), range.first,
       [](std::uint64_t at, const FileLayout::Literal& l) { return at < l.offset; });
@@ -121,20 +127,43 @@ void TargetWriter::write(std::span<const TileBytes> tiles, std::span<std::uint32
   for (const TileBytes& tile : tiles) bytes_written_ += tile.bytes.size();
 }
 
-std::vector<FileLayout::Literal> TargetWriter::trailer(std::uint32_t number,
-                                                       std::span<const std::uint32_t> crcs) const {
-  std::vector<std::uint32_t> mine(target_->files[number].tensors.size(), 0);
+TensorSums TargetWriter::sums_of(std::uint32_t number, const Sums& sums) const {
+  const std::vector<StoredTensor>& described = target_->files[number].tensors;
+  TensorSums mine{std::vector<std::uint32_t>(described.size(), 0), {}};
+  if (!sums.arrived.empty()) mine.digests.resize(described.size());
   for (const std::uint32_t t : geometry_->targets[number].tensors) {
-    mine[geometry_->tensors[t].number] = crcs[t];
+    const TargetTensor& tensor = geometry_->tensors[t];
+    mine.crcs[tensor.number] = sums.crcs[t];
+    if (sums.arrived.empty()) continue;
+    const std::vector<std::uint32_t> contents = contents_of(tensor.stored);
+    std::vector<Digest>& digests = mine.digests[tensor.number];
+    digests.resize(contents.size());
+    for (std::size_t p = 0; p < tensor.stored.placements.size(); ++p) {
+      const auto at =
+          std::find(contents.begin(), contents.end(), tensor.stored.placements[p].tensor);
+      digests[static_cast<std::size_t>(at - contents.begin())] +=
+          sums.arrived[tensor.first_placement + p];
+    }
   }
-  return trailer_of(target_->files[number], mine);
+  return mine;
+}
+
+std::shared_ptr<const TargetWriter::Trailer> TargetWriter::trailer(std::uint32_t number,
+                                                                   const Sums& sums) const {
+  const std::lock_guard lock(trailer_lock_);
+  if (trailer_ == nullptr || trailer_file_ != number) {
+    trailer_ = std::make_shared<const Trailer>(
+        trailer_of(target_->files[number], (*layouts_)[number], sums_of(number, sums)));
+    trailer_file_ = number;
+  }
+  return trailer_;
 }
 
 void TargetWriter::write_trailer(std::uint32_t number, std::uint32_t first, std::uint32_t last,
-                                 std::span<const std::uint32_t> crcs) {
+                                 const Sums& sums) {
   const std::uint64_t begin = first * geometry_->tile_bytes;
   const std::uint64_t end = last * geometry_->tile_bytes;
-  for (const FileLayout::Literal& literal : trailer(number, crcs)) {
+  for (const FileLayout::Literal& literal : *trailer(number, sums)) {
     const std::uint64_t from = std::max(begin, literal.offset);
     const std::uint64_t to = std::min(end, literal.offset + literal.bytes.size());
     if (from >= to) continue;

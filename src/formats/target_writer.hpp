@@ -3,12 +3,14 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/geometry.hpp"
+#include "core/moved.hpp"
 #include "formats/dialect/target.hpp"
 #include "formats/file.hpp"
 
@@ -35,11 +37,10 @@ class TargetWriter {
   /// Writes tiles and adds the checksums of the tensors in them to `crcs` (by tensor, XOR).
   void write(std::span<const TileBytes> tiles, std::span<std::uint32_t> crcs);
   /// Writes the part of a file's trailer that lies in tiles [first, last) of it.
-  void write_trailer(std::uint32_t file, std::uint32_t first, std::uint32_t last,
-                     std::span<const std::uint32_t> crcs);
-  /// The trailer's bytes, for a file whose checksums are known.
-  [[nodiscard]] std::vector<FileLayout::Literal> trailer(std::uint32_t file,
-                                                         std::span<const std::uint32_t> crcs) const;
+  void write_trailer(std::uint32_t file, std::uint32_t first, std::uint32_t last, const Sums& sums);
+  using Trailer = std::vector<FileLayout::Literal>;
+  /// The trailer's bytes, for a file whose sums are known; the last is kept. Any thread may ask.
+  [[nodiscard]] std::shared_ptr<const Trailer> trailer(std::uint32_t file, const Sums& sums) const;
   /// fsync of every file that this writer wrote.
   void sync() const;
   /// The same; they are closed, and their cached pages given up.
@@ -52,6 +53,7 @@ class TargetWriter {
   const File& file(std::uint32_t number);
   void write_tile(const TileBytes& tile, std::span<std::uint32_t> crcs);
   [[nodiscard]] std::string path(std::uint32_t number) const;
+  [[nodiscard]] TensorSums sums_of(std::uint32_t number, const Sums& sums) const;
 
   std::string staging_;
   const Geometry* geometry_;
@@ -62,6 +64,9 @@ class TargetWriter {
   std::mutex crcs_;
   std::atomic<std::uint32_t> busy_with_ = 0;
   std::uint64_t bytes_written_ = 0;
+  mutable std::mutex trailer_lock_;
+  mutable std::uint32_t trailer_file_ = 0;
+  mutable std::shared_ptr<const Trailer> trailer_;  ///< of trailer_file_
 };
 
 /// Copies what a literal and a range of its file share into the range's bytes.

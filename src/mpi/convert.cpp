@@ -160,18 +160,20 @@ void grow(const Comm& comm, const ConvertOptions& options, const Wish& wish, con
   agree(comm, "source", [&] { check_unchanged(p.stamps, now); });
   phases.done("replicas");
   const auto me = static_cast<std::size_t>(comm.rank());
-  staged.seal(plan.share_begin[me], plan.share_begin[me + 1], moved.crcs);
+  Sums sums{moved.crcs};
+  if (options.verify) sums.arrived = moved.arrived;
+  staged.seal(plan.share_begin[me], plan.share_begin[me + 1], sums);
   phases.done("seal");
-  formats::Sums sums;
+  formats::ByteSums bytes;
   if (options.verify) {
-    sums = verify(comm, geometry, plan, p.target, moved.arrived, moved.crcs, staged.writer(),
-                  formats::FileSums(extents_of(geometry)), options.io_threads, options.check_stop);
+    bytes = verify(comm, geometry, plan, p.target, sums, staged.writer(),
+                   formats::FileSums(extents_of(geometry)), options.io_threads, options.check_stop);
     report.verified = true;
     phases.done("verify");
   }
   staged.add_manifest([&] {
     formats::Manifest manifest = describe_manifest(p, wish);
-    if (options.verify) prove(manifest, geometry, moved, sums);
+    if (options.verify) prove(manifest, geometry, moved, bytes);
     return manifest_text(manifest);
   });
   phases.done("manifest");

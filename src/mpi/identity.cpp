@@ -63,7 +63,11 @@ void add_target(const Prepared& p, Words& words) {
   for (std::size_t f = 0; f < p.geometry.targets.size(); ++f) {
     words.add(p.geometry.targets[f].path);
     words.add(p.geometry.targets[f].bytes);
-    words.add(p.target.files[f].copied_from);
+    for (const formats::FileLayout::Copy& copy : p.layouts[f].copies) {
+      words.add(copy.offset);
+      words.add(copy.from);
+      words.add(copy.from_offset);
+    }
     for (const formats::FileLayout::Literal& literal : p.layouts[f].literals) {
       words.add(literal.offset);
       words.add(literal.bytes);
@@ -84,8 +88,8 @@ std::vector<std::string> paths_of(const Prepared& p) {
   for (const SourceFile& file : p.geometry.sources) {
     if (file.content.empty()) paths.push_back(p.source.found.unit + "/" + file.path);
   }
-  for (const formats::FileDescription& file : p.target.files) {
-    if (!file.copied_from.empty()) paths.push_back(file.copied_from);
+  for (const formats::FileLayout& layout : p.layouts) {
+    for (const formats::FileLayout::Copy& copy : layout.copies) paths.push_back(copy.from);
   }
   return paths;
 }

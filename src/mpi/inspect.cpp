@@ -7,6 +7,7 @@
 #include "core/buffer.hpp"
 #include "core/transform.hpp"
 #include "formats/canonical_reader.hpp"
+#include "formats/container/hdf5_file.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_file.hpp"
 #include "formats/container/torch_legacy.hpp"
@@ -26,7 +27,8 @@ std::vector<fs::path> candidates(const fs::path& path) {
     const std::string ending = entry.path().extension().string();
     const bool fits = ending == ".safetensors" || ending == ".pt" || ending == ".bin" ||
                       ending == ".pth" || ending == ".ckpt" || ending == ".distcp" ||
-                      ending == ".pkl" || entry.path().filename() == ".metadata";
+                      ending == ".pkl" || ending == ".h5" || ending == ".hdf5" ||
+                      entry.path().filename() == ".metadata";
     if (fits && entry.is_regular_file()) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
@@ -48,6 +50,7 @@ formats::FileIndex read_plain_pickle(const formats::ByteSource& source, const st
 }
 
 formats::FileIndex read_any(const fs::path& path, const std::string& name) {
+  if (formats::is_hdf5(path.string())) return formats::read_hdf5(path.string(), name);
   const formats::File file = formats::File::open_read(path.string());
   const formats::ByteSource source = source_of(file);
   if (path.extension() == ".safetensors") return formats::read_safetensors(source, name);

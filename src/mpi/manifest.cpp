@@ -181,7 +181,7 @@ formats::Manifest describe_manifest(const Prepared& p, const Wish& wish) {
 }
 
 void prove(formats::Manifest& manifest, const Geometry& geometry, const Moved& moved,
-           const formats::Sums& sums) {
+           const formats::ByteSums& sums) {
   std::vector<Cover> targets(manifest.tensors.size()), sources(manifest.tensors.size());
   for (const TargetTensor& tensor : geometry.tensors) {
     for (std::size_t n = 0; n < tensor.stored.placements.size(); ++n) {

@@ -17,7 +17,7 @@ formats::Manifest describe_manifest(const Prepared& prepared, const Wish& wish);
 /// Adds what a verified conversion has proven: the digests of what was moved, summed over ranks,
 /// and the sums of the files' bytes.
 void prove(formats::Manifest& manifest, const Geometry& geometry, const Moved& moved,
-           const formats::Sums& sums);
+           const formats::ByteSums& sums);
 
 /// Whether any value of a canonical tensor is another in the target than in the source: other
 /// dtype, other constant; by tensor.

@@ -118,7 +118,7 @@ SampleReport sample(const Comm& comm, const SampleOptions& options) {
                                               ? write_headers(comm, d, staging.tree())
                                               : fill(comm, d.geometry, staged.writer(), options);
   const auto [first, last] = share(comm, TileNumbers(d.geometry).size());
-  staged.seal(first, last, crcs);
+  staged.seal(first, last, {crcs});
 
   SampleReport report{
       staging.unit, d.source.model_type, d.source.model.tensors().size(), 0, d.target.files.size(),

@@ -122,8 +122,7 @@ void StagedTarget::append(const Moved& moved) {
   recorded_ = true;
 }
 
-void StagedTarget::seal(std::uint64_t first, std::uint64_t last,
-                        std::span<const std::uint32_t> crcs) {
+void StagedTarget::seal(std::uint64_t first, std::uint64_t last, const Sums& sums) {
   agree(comm_, "seal", [&] {
     const TileNumbers numbers(growth_.geometry);
     for (std::uint32_t file = 0; file < numbers.files(); ++file) {
@@ -131,7 +130,7 @@ void StagedTarget::seal(std::uint64_t first, std::uint64_t last,
       const std::uint64_t end = std::min(last, numbers.first(file + 1));
       if (begin >= end) continue;
       writer_->write_trailer(file, static_cast<std::uint32_t>(begin - numbers.first(file)),
-                             static_cast<std::uint32_t>(end - numbers.first(file)), crcs);
+                             static_cast<std::uint32_t>(end - numbers.first(file)), sums);
     }
     writer_->finish();
   });

@@ -59,7 +59,7 @@ class StagedTarget {
 
   /// Collective. Writes what could not be written before checksums were known, into this rank's
   /// tiles [first, last), and closes the files.
-  void seal(std::uint64_t first, std::uint64_t last, std::span<const std::uint32_t> crcs);
+  void seal(std::uint64_t first, std::uint64_t last, const Sums& sums);
   /// Collective. Adds the manifest, whose text is asked for on one rank only.
   void add_manifest(const std::function<std::string()>& text);
   /// Collective. Gives the target its name; returns what the user should know, or "".

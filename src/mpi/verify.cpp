@@ -15,15 +15,14 @@ namespace {
 /// Holds tiles against what must be in them.
 class TileCheck {
  public:
-  TileCheck(const Geometry& geometry, const formats::Target& target,
-            const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-            const formats::FileSums& files)
-      : geometry_(geometry), target_(target), crcs_(crcs), writer_(writer), files_(files) {}
+  TileCheck(const Geometry& geometry, const formats::Target& target, const Sums& sums,
+            const formats::TargetWriter& writer, const formats::FileSums& files)
+      : geometry_(geometry), target_(target), sums_(sums), writer_(writer), files_(files) {}
 
   /// What tiles hold: by placement, and as bytes of files.
   struct Found {
     std::vector<Digest> placements;
-    formats::Sums sums;
+    formats::ByteSums sums;
   };
 
   void check(Tile tile, Found& found) {
@@ -81,10 +80,10 @@ class TileCheck {
     std::fill(wanted.begin(), wanted.end(), std::byte{0});
     writer_.put_other_bytes(tile, wanted);
     if (tile.file != trailer_file_) {
-      trailer_ = writer_.trailer(tile.file, crcs_);
+      trailer_ = writer_.trailer(tile.file, sums_);
       trailer_file_ = tile.file;
     }
-    for (const formats::FileLayout::Literal& literal : trailer_) {
+    for (const formats::FileLayout::Literal& literal : *trailer_) {
       formats::put_literal(literal, range, wanted);
     }
     return wanted;
@@ -120,7 +119,7 @@ class TileCheck {
 
   const Geometry& geometry_;
   const formats::Target& target_;
-  const std::vector<std::uint32_t>& crcs_;
+  const Sums& sums_;
   const formats::TargetWriter& writer_;
   const formats::FileSums& files_;
   std::optional<formats::File> file_;  ///< that the last tile was of
@@ -128,7 +127,7 @@ class TileCheck {
   Buffer read_, wanted_;
   std::optional<Tile> wanted_tile_;  ///< the tile that wanted_ is of
   std::uint32_t trailer_file_ = ~std::uint32_t{0};
-  std::vector<formats::FileLayout::Literal> trailer_;
+  std::shared_ptr<const formats::TargetWriter::Trailer> trailer_;
 };
 
 /// The name of a stored tensor that a global placement number belongs to.
@@ -160,16 +159,15 @@ void sum(const Comm& comm, std::vector<Digest>& digests) {
   }
 }
 
-void sum(const Comm& comm, formats::Sums& sums) {
+void sum(const Comm& comm, formats::ByteSums& sums) {
   sum(comm, sums.tensors);
   exclusive_or(comm, sums.others);
 }
 
-formats::Sums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                     const formats::Target& target, const std::vector<Digest>& arrived,
-                     const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-                     const formats::FileSums& files, std::uint64_t threads,
-                     const std::function<void()>& check_stop) {
+formats::ByteSums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
+                         const formats::Target& target, const Sums& sums,
+                         const formats::TargetWriter& writer, const formats::FileSums& files,
+                         std::uint64_t threads, const std::function<void()>& check_stop) {
   TileCheck::Found found{std::vector<Digest>(geometry.placements), files.none()};
   agree(comm, "verify", [&] {
     const TileNumbers numbers(geometry);
@@ -178,7 +176,7 @@ formats::Sums verify(const Comm& comm, const Geometry& geometry, const Plan& pla
     const std::uint64_t first = plan.share_begin[other], last = plan.share_begin[other + 1];
     std::vector<TileCheck::Found> parts(threads, found);
     for_each(threads, threads, [&](std::uint64_t part) {
-      TileCheck check(geometry, target, crcs, writer, files);
+      TileCheck check(geometry, target, sums, writer, files);
       const std::uint64_t end = first + (last - first) * (part + 1) / threads;
       for (std::uint64_t n = first + (last - first) * part / threads; n < end; ++n) {
         check_stop();
@@ -195,14 +193,14 @@ formats::Sums verify(const Comm& comm, const Geometry& geometry, const Plan& pla
   sum(comm, found.placements);
   sum(comm, found.sums);
   agree(comm, "verify", [&] {
-    for (std::size_t i = 0; i < arrived.size(); ++i) {
-      if (found.placements[i] == arrived[i]) continue;
+    for (std::size_t i = 0; i < sums.arrived.size(); ++i) {
+      if (found.placements[i] == sums.arrived[i]) continue;
       const TargetTensor& tensor = tensor_of(geometry, i);
       const Placement& placement = tensor.stored.placements[i - tensor.first_placement];
       throw Error(Kind::verification,
                   target.files[tensor.file].path + ": " + tensor.stored.name + ": the numbers of " +
                       geometry.model[placement.tensor].role + " in the file have the digest " +
-                      found.placements[i].hex() + ", those sent " + arrived[i].hex());
+                      found.placements[i].hex() + ", those sent " + sums.arrived[i].hex());
     }
   });
   return std::move(found.sums);

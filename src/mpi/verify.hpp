@@ -16,15 +16,14 @@ namespace reshard::mpi {
 
 /// Collective. Sums over ranks, element by element, in place.
 void sum(const Comm& comm, std::vector<Digest>& digests);
-void sum(const Comm& comm, formats::Sums& sums);
+void sum(const Comm& comm, formats::ByteSums& sums);
 
 /// Collective. Reads the target back, every byte once, on another rank than wrote it, and holds it
-/// against the digests of what was sent (`arrived`, summed), the fill and the bytes that are no
+/// against the digests of what was sent (in `sums`), the fill and the bytes that are no
 /// tensor data. Error(verification) names file and tensor. Returns the sums of all that was read.
-formats::Sums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                     const formats::Target& target, const std::vector<Digest>& arrived,
-                     const std::vector<std::uint32_t>& crcs, const formats::TargetWriter& writer,
-                     const formats::FileSums& files, std::uint64_t threads,
-                     const std::function<void()>& check_stop);
+formats::ByteSums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
+                         const formats::Target& target, const Sums& sums,
+                         const formats::TargetWriter& writer, const formats::FileSums& files,
+                         std::uint64_t threads, const std::function<void()>& check_stop);
 
 }  // namespace reshard::mpi

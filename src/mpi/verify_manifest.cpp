@@ -113,9 +113,9 @@ void look_beside(const std::string& unit, const formats::Manifest& manifest, Pro
 }
 
 /// Reads this rank's parts and sums what they hold.
-formats::Sums read_parts(const Comm& comm, const std::string& unit,
-                         const formats::Manifest& manifest, const formats::FileSums& files,
-                         const std::vector<Part>& parts, const ProofOptions& options) {
+formats::ByteSums read_parts(const Comm& comm, const std::string& unit,
+                             const formats::Manifest& manifest, const formats::FileSums& files,
+                             const std::vector<Part>& parts, const ProofOptions& options) {
   const auto rank = static_cast<std::uint64_t>(comm.rank());
   const auto ranks = static_cast<std::uint64_t>(comm.size());
   const std::uint64_t first = parts.size() * rank / ranks;
@@ -124,9 +124,9 @@ formats::Sums read_parts(const Comm& comm, const std::string& unit,
   std::mutex one;
   std::uint64_t done = 0, all = 0;
   for (std::uint64_t i = 0; i < count; ++i) all += parts[first + i].range.size();
-  formats::Sums sums = files.none();
+  formats::ByteSums sums = files.none();
   for_each(threads, threads, [&](std::uint64_t thread) {
-    formats::Sums mine = files.none();
+    formats::ByteSums mine = files.none();
     Buffer buffer;
     std::optional<formats::File> file;
     std::size_t number = files.files().size();
@@ -154,7 +154,7 @@ formats::Sums read_parts(const Comm& comm, const std::string& unit,
 /// What the sums of readable files say.
 void judge(const formats::Manifest& manifest, const formats::FileSums& files,
            const std::vector<bool>& readable, const std::vector<bool>& wanted,
-           const formats::Sums& sums, ProofReport& report) {
+           const formats::ByteSums& sums, ProofReport& report) {
   for (std::size_t f = 0; f < manifest.files.size(); ++f) {
     const formats::Manifest::File& file = manifest.files[f];
     if (!readable[f]) continue;
@@ -202,7 +202,7 @@ ProofReport verify_manifest(const Comm& comm, const ProofOptions& options) {
   std::optional<formats::FileSums> files;
   std::vector<bool> wanted;
   const auto readable = shared[3].get<std::vector<bool>>();
-  formats::Sums sums;
+  formats::ByteSums sums;
   agree(comm, "verify", [&] {
     manifest = formats::read_manifest(shared[1].get<std::string>(), report.unit);
     report.findings = shared[2].get<std::vector<std::string>>();

@@ -113,11 +113,14 @@ def main():
         jobs["tp2pp2 -> hf" + suffix] = ("tp2pp2", ["--to", "hf", *extra])
         jobs["hf -> tp2pp2" + suffix] = ("hf", [*layout, *extra])
     jobs["tp2pp2 -> hf, --memory 64MiB"] = ("tp2pp2", ["--to", "hf", "--memory", "64MiB"])
+    jobs["hf -> hdf5"] = ("hf", ["--to", "hdf5"])
+    jobs["hf -> hdf5, no verify"] = ("hf", ["--to", "hdf5", "--no-verify"])
     for ranks in map(int, options.ranks.split(",")):
         measure(bench, ranks, options.repeat, "tp2pp2", jobs)
     for name in ("tp2pp2", "hf"):
         shutil.rmtree(bench.folder / name)
     older_flows(bench, options)
+    large_dataset(bench)
     for ranks in (1, 2, 4, 8):
         print(f"{ranks:5}  start-up (--version)             {bench.run(ranks, '--version')[0]:7.2f} s")
     plan_large(bench)
@@ -136,6 +139,18 @@ def older_flows(bench, options):
     jobs = {"mds tp2pp4 -> merak tp4pp4": ("mds", merak), "merak tp4pp4 -> hf-bin": ("merak", ["--to", "hf-bin"])}
     for ranks in map(int, options.ranks.split(",")):
         measure(bench, ranks, options.repeat, "mds", jobs)
+
+
+def large_dataset(bench):
+    """A dataset above 4 GiB, written and read by 4 ranks; the source is a hole."""
+    sizes = ["--layers", 1, "--hidden", 4096, "--heads", 32, "--ffn", 256, "--vocab", 540000, "--positions", 64]
+    bench.run(2, "sample", bench.folder / "large", "--family", "gpt2", *sizes, "--dtype", "bf16", "--to", "hf", "--sparse")
+    seconds, report = bench.run(4, "convert", bench.folder / "large", bench.folder / "h5", "--to", "hdf5", "--quiet", "--json")
+    print(f"    4  hf -> hdf5, a dataset above 4 GiB  {seconds:7.2f} s, {report['target_bytes'] / 1e9:.2f} GB")
+    shutil.rmtree(bench.folder / "large")
+    seconds, _ = bench.convert(4, "h5", ["--to", "hf"])
+    print(f"    4  hdf5 -> hf, a dataset above 4 GiB  {seconds:7.2f} s")
+    shutil.rmtree(bench.folder / "h5")
 
 
 def plan_large(bench):

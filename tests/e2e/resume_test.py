@@ -19,8 +19,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from programs import Checks, Reshard
 
-STOPPED, INTERVAL = 75, 8 << 20
-FLAGS = ["--to", "hf", "--memory", "8MiB", "--journal-interval", str(INTERVAL)]
+STOPPED, JOURNAL = 75, 8 << 20
+INTERVAL = ["--memory", "8MiB", "--journal-interval", str(JOURNAL)]
 
 
 def same(a, b):
@@ -33,17 +33,17 @@ def same(a, b):
 class Conversion:
     """One conversion, in several ways of being cut short."""
 
-    def __init__(self, reshard, folder):
-        self.reshard, self.folder = reshard, folder
+    def __init__(self, reshard, folder, *target):
+        self.reshard, self.folder, self.flags = reshard, folder, [*target, *INTERVAL]
         self.source, self.target, self.wanted = (folder / name for name in ("source", "target", "wanted"))
         reshard.run("sample", self.source, "--family", "llama", "--to", "megatron", "--tp", "2", "--pp", "2", "--parameters", "1e8")
         begin = time.monotonic()
-        reshard.convert(self.source, self.wanted, *FLAGS, ranks=3)
+        reshard.convert(self.source, self.wanted, *self.flags, ranks=3)
         self.seconds = time.monotonic() - begin
 
     def start(self, ranks, *flags):
         launcher = [] if ranks == 1 else [self.reshard.mpiexec, "--oversubscribe", "-n", str(ranks)]
-        command = [*launcher, self.reshard.binary, "convert", self.source, self.target, *FLAGS, "--json", *flags]
+        command = [*launcher, self.reshard.binary, "convert", self.source, self.target, *self.flags, "--json", *flags]
         return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ranks_of(self, process, ranks):
@@ -80,7 +80,7 @@ def check_kills(conversion, checks, kills):
     chance = random.Random(kills)
     for number in range(kills):
         ranks, again, moment = chance.choice([1, 2, 4]), chance.choice([1, 3]), chance.uniform(0.2, 1.1) * conversion.seconds
-        with checks.case(f"kill {number}: one of {ranks} ranks, {again} go on"):
+        with checks.case(f"kill {number}: one of {ranks} ranks, {again} go on, {conversion.flags[1]}"):
             process = conversion.start(ranks)
             time.sleep(moment)
             running = conversion.ranks_of(process, ranks) if process.poll() is None else []
@@ -92,7 +92,7 @@ def check_kills(conversion, checks, kills):
             assert same(conversion.target, conversion.wanted)
             if written and not report["already"]:  # what was written and is done again: a journal interval of each rank, and a tenth
                 again = written - report["resumed"]
-                assert again <= ranks * 2 * INTERVAL + 0.1 * report["target_bytes"], f"{again} bytes done again"
+                assert again <= ranks * 2 * JOURNAL + 0.1 * report["target_bytes"], f"{again} bytes done again"
             checks.note(f"after {moment:.2f} s: resumed {report['resumed']} of {report['target_bytes']}")
         conversion.clear()
 
@@ -144,10 +144,10 @@ def same_trees(a, b):
     return trees[0] == trees[1]
 
 
-def check_stops(conversion, checks):
+def check_stops(conversion, checks, signals):
     """A signal ends a conversion with 75; it leaves what can be gone on with, or nothing."""
-    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        with checks.case(sent.name):
+    for sent in signals:
+        with checks.case(f"{sent.name}, {conversion.flags[1]}"):
             process = conversion.start(1)
             while process.poll() is None and not list(conversion.folder.glob(".target.reshard-*/journal/0-*")):
                 time.sleep(0.001)
@@ -185,7 +185,7 @@ def check_others(conversion, checks):
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with checks.case("without --resume what was left is told and not touched"):
         left = [name for name in conversion.left() if name != "target" and not name.endswith("lock")]
-        report = json.loads(conversion.reshard.run("convert", conversion.source, conversion.target, *FLAGS, "--json"))
+        report = json.loads(conversion.reshard.run("convert", conversion.source, conversion.target, *conversion.flags, "--json"))
         assert any(left[0] in note and "--resume" in note and "bytes" in note for note in report["notes"]), report["notes"]
         assert report["resumed"] == 0 and conversion.left() == [*left, "target"], conversion.left()
     with checks.case("with --overwrite what was left goes on"):
@@ -213,8 +213,8 @@ def check_siblings(conversion, checks):
 def main(binary, mpiexec, data, kills, killed=None):
     checks = Checks()
     with tempfile.TemporaryDirectory() as temporary:
-        conversion = Conversion(Reshard(binary, mpiexec), pathlib.Path(temporary))
-        check_stops(conversion, checks)
+        conversion = Conversion(Reshard(binary, mpiexec), pathlib.Path(temporary), "--to", "hf")
+        check_stops(conversion, checks, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))
         check_others(conversion, checks)
         check_siblings(conversion, checks)
         check_kills(conversion, checks, int(kills))
@@ -222,6 +222,10 @@ def main(binary, mpiexec, data, kills, killed=None):
             small = pathlib.Path(temporary, "small")
             small.mkdir()
             check_each_call(conversion.reshard, killed, pathlib.Path(data), small, checks)
+    with tempfile.TemporaryDirectory() as temporary:  # whose digests are in the file itself
+        conversion = Conversion(Reshard(binary, mpiexec), pathlib.Path(temporary), "--to", "hdf5")
+        check_stops(conversion, checks, (signal.SIGINT,))
+        check_kills(conversion, checks, max(2, int(kills) // 3))
     return checks.finish()
 
 

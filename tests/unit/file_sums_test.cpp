@@ -57,7 +57,7 @@ TEST(FileSums, AddUpOverPartsInAnyOrder) {
       }
     }
     std::shuffle(parts.begin(), parts.end(), random);
-    Sums all = sums.none(), some = sums.none();
+    ByteSums all = sums.none(), some = sums.none();
     for (const Part& part : parts) {
       sums.add(part.file, part.first,
                std::span(files[part.file].bytes).subspan(part.first, part.size),

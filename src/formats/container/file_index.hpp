@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/chunking.hpp"
 #include "core/dtype.hpp"
 #include "core/json.hpp"
 #include "core/shape.hpp"
@@ -17,12 +19,14 @@ struct TensorEntry {
   Shape shape;
   std::uint64_t offset = 0;            ///< bytes from the begin of the file to the first element
   std::vector<std::uint64_t> strides;  ///< in elements; empty = row-major
+  std::shared_ptr<const Chunking> chunks = {};  ///< of one in chunks, which has no offset
 };
 
 /// What one file's header says, without its tensors' data.
 struct FileIndex {
   std::string path;         ///< relative to the checkpoint
-  std::string container;    ///< "safetensors", "torch-zip", "torch-legacy", "pickle" (no tensors)
+  std::string container;    ///< "safetensors", "torch-zip", "torch-legacy", "hdf5", "pickle" (which
+                            ///< has no tensors)
   std::uint64_t bytes = 0;  ///< size of the file
   std::vector<TensorEntry> tensors;
   Json facts;  ///< everything else in it: metadata, args, iteration, ... (see the container)
@@ -44,9 +48,17 @@ struct FileLayout {
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;
   };
+  /// Bytes of another file that travel in this one.
+  struct Copy {
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+    std::string from;               ///< path
+    std::uint64_t from_offset = 0;  ///< in that file
+  };
   std::uint64_t bytes = 0;        ///< size of the file
   std::vector<Literal> literals;  ///< known now: headers, padding; ascending, never overlapping
   std::vector<Data> data;         ///< ascending by offset; with the literals covers what is known
+  std::vector<Copy> copies = {};  ///< ascending by offset
 };
 
 /// Name, dtype and shape of a tensor to be written.

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "formats/dialect/foreign.hpp"
+#include "formats/dialect/hdf5.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
 #include "formats/dialect/megds.hpp"
@@ -90,8 +91,9 @@ const std::vector<const Dialect*>& dialects() {
   static const Merak merak;  // before Megatron, whose tracker and folders look alike
   static const MegatronDeepSpeed megatron_deepspeed;
   static const DeepSpeed deepspeed;
-  static const std::vector<const Dialect*> all = {&megatron_deepspeed, &deepspeed,   &merak,
-                                                  &megatron,           &safetensors, &bin};
+  static const Hdf5 hdf5;
+  static const std::vector<const Dialect*> all = {
+      &megatron_deepspeed, &deepspeed, &merak, &megatron, &safetensors, &bin, &hdf5};
   return all;
 }
 

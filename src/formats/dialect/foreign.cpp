@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <set>
 
@@ -29,12 +28,6 @@ std::optional<std::string> first_like(const std::set<std::string>& names, const 
     return families::matches(pattern, name);
   });
   return at == names.end() ? std::nullopt : std::optional(*at);
-}
-
-bool is_hdf5(const fs::path& file) {
-  std::string begin(8, '\0');
-  std::ifstream(file, std::ios::binary).read(begin.data(), 8);
-  return begin == "\x89HDF\r\n\x1a\n";
 }
 
 /// What the path is; "" once this build has a dialect of that name, whose own error says more.
@@ -75,10 +68,8 @@ std::string hint_of_folder(const fs::path& folder) {
            (has("model-*.safetensors") ? "model.safetensors" : "pytorch_model.bin") +
            ".index.json that names them";
   }
-  for (const std::string& name : names) {
-    if ((name.ends_with(".h5") || name.ends_with(".hdf5")) && is_hdf5(folder / name)) {
-      return not_read(folder / name, "HDF5", "hdf5");
-    }
+  if (has("tf_model*.h5")) {
+    return folder.string() + " has TensorFlow's weights (tf_model.h5), which are not read";
   }
   return "";
 }
@@ -89,7 +80,6 @@ std::string foreign_hint(const std::string& path) {
   fs::path root(path);
   if (!root.has_filename()) root = root.parent_path();
   if (!fs::is_directory(root)) {
-    if (is_hdf5(root)) return not_read(root, "HDF5", "hdf5");
     return root.filename() == "model_optim_rng.pt" ? hint_of_folder(root.parent_path()) : "";
   }
   std::string hint = hint_of_folder(root);

@@ -108,13 +108,15 @@ void sort_by_layer(std::vector<StoredTensor>& tensors, const CanonicalModel& mod
 }
 
 /// Refuses options that say nothing of a folder whose config.json says it all.
-void check_options(const SourceOptions& options, const Json& config) {
+void check_options(const SourceOptions& options, const Found& found) {
+  const std::string source = found.dialect == "hdf5" ? "an HDF5 file" : "a Hugging Face folder";
+  const Json& config = found.facts.at("config");
   if (options.iteration) {
-    throw Error(Kind::usage, "--from-iteration " + std::to_string(*options.iteration) +
-                                 ": a Hugging Face folder has no iterations");
+    throw Error(Kind::usage, "--from-iteration " + std::to_string(*options.iteration) + ": " +
+                                 source + " has no iterations");
   }
   if (options.strict_args) {
-    throw Error(Kind::usage, "--strict-args: a Hugging Face folder has no arguments");
+    throw Error(Kind::usage, "--strict-args: " + source + " has no arguments");
   }
   const Json rows = config.value("vocab_size", Json());
   if (options.vocab_size && rows != *options.vocab_size) {
@@ -164,9 +166,8 @@ std::string_view HuggingFace::name() const {
   return files_ == WeightFiles::safetensors ? "hf" : "hf-bin";
 }
 
-Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indices,
-                         const SourceOptions& options, Problems& problems) const {
-  check_options(options, found.facts.at("config"));
+Source source_of_config(const Found& found, const SourceOptions& options) {
+  check_options(options, found);
   Source source;
   source.found = found;
   source.config = found.facts.at("config");
@@ -184,6 +185,13 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
     source.warnings.push_back("config.json: " + key + " left unread on request");
   }
   source.config_record = source.record;
+  source.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
+  return source;
+}
+
+Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indices,
+                         const SourceOptions& options, Problems& problems) const {
+  Source source = source_of_config(found, options);
   source.dropped = dropped_buffers(source.family.ignored, indices,
                                    [&](const std::string& pattern, const std::string& seen) {
                                      return is_buffer(source.family, pattern, seen);
@@ -191,7 +199,6 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
   check_weight_map(found.facts.at("weight_map"), index_file_name(files_), indices, source,
                    problems);
   source.model = canonical_model(source.family, source.record);
-  source.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
 
   std::vector<StoredTensor> described = fitting_form(source, indices);
   std::set<std::string> wanted;
@@ -215,17 +222,18 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
   return source;
 }
 
-Target HuggingFace::describe(const Source& source, const TargetOptions& options,
-                             Problems& problems) const {
-  Target target;
-  target.unit = ".";
-  target.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
+families::Record config_record_of(const Source& source, const TargetOptions& options) {
   families::Record record = source.config_record;
   if (options.dtype) record["dtype"] = torch_name(*options.dtype);
+  return record;
+}
+
+std::vector<StoredTensor> huggingface_tensors(const Source& source, const TargetOptions& options,
+                                              const families::Record& record, Target& target,
+                                              Problems& problems) {
   const Rows rows(source.family.rows_of(source.family.forms().front()), record, source.model);
   std::vector<StoredTensor> tensors = stored_tensors(rows, record, false);
   sort_by_layer(tensors, source.model);
-  std::vector<TensorSpec> specs;
   for (StoredTensor& tensor : tensors) {
     problems.collect([&] { tensor.dtype = target_dtype(tensor, source, options.dtype); });
     if (tensor.parts.empty()) {
@@ -233,13 +241,30 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
       tensor.dtype = dtype.value_or(Dtype::f32);
       target.notes.push_back(tensor.name + ": not in the source, written as zeros");
     }
+  }
+  return tensors;
+}
+
+void note_token_ids(const Source& source, Target& target) {
+  if (source.config.is_object()) return;
+  target.notes.push_back(
+      "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
+      "--config or --tokenizer gives them");
+}
+
+Target HuggingFace::describe(const Source& source, const TargetOptions& options,
+                             Problems& problems) const {
+  Target target;
+  target.unit = ".";
+  target.parallelism.chunks = {{0, source.record.at("layers").get<std::uint64_t>()}};
+  const families::Record record = config_record_of(source, options);
+  const std::vector<StoredTensor> tensors =
+      huggingface_tensors(source, options, record, target, problems);
+  std::vector<TensorSpec> specs;
+  for (const StoredTensor& tensor : tensors) {
     specs.push_back({tensor.name, tensor.dtype, tensor.shape});
   }
-  if (!source.config.is_object()) {
-    target.notes.push_back(
-        "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
-        "--config or --tokenizer gives them");
-  }
+  note_token_ids(source, target);
   if (options.for_release) {
     target.notes.emplace_back("for a release: a Hugging Face folder has no counters to reset");
   }

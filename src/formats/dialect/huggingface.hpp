@@ -23,6 +23,20 @@ class HuggingFace final : public Dialect {
   WeightFiles files_;
 };
 
+/// The model that found.facts tell: "config", "warnings", "companions"; no tensors yet.
+Source source_of_config(const Found& found, const SourceOptions& options);
+
+/// What a Hugging Face checkpoint of the source's model stores, in the order of its state dict.
+std::vector<StoredTensor> huggingface_tensors(const Source& source, const TargetOptions& options,
+                                              const families::Record& record, Target& target,
+                                              Problems& problems);
+
+/// Says what a config.json lacks when the source has none.
+void note_token_ids(const Source& source, Target& target);
+
+/// The record that a config.json of the target says.
+families::Record config_record_of(const Source& source, const TargetOptions& options);
+
 /// The family that an option names, a table's file or an embedded one.
 families::Family family_named(const std::string& name);
 

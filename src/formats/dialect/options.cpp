@@ -66,7 +66,8 @@ Json to_json(const TargetOptions& o) {
                         {"--partition-method", given(o.partition_method)},
                         {"--custom-partition", given(o.custom_partition)},
                         {"--merak-buffers", given(o.merak_buffers)},
-                        {"--merak-tied-keys", given(o.merak_tied_keys)}});
+                        {"--merak-tied-keys", given(o.merak_tied_keys)},
+                        {"--hdf5-names", given(o.hdf5_names)}});
 }
 
 void check_options(const SourceOptions& source, const TargetOptions& o, std::string_view from) {
@@ -103,7 +104,8 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
                           {"--partition-method", merak},
                           {"--custom-partition", merak},
                           {"--merak-buffers", merak},
-                          {"--merak-tied-keys", merak}};
+                          {"--merak-tied-keys", merak},
+                          {"--hdf5-names", "hdf5"}};
   Json told = to_json(o);
   if (from == megads) told.erase("--mds-qkv-layout");  // then it tells of the source
   for (const Row& row : rows) {

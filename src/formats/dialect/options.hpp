@@ -54,6 +54,7 @@ struct TargetOptions {
   std::vector<std::uint64_t> custom_partition;  ///< borders of stages over Merak's modules
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
+  std::string hdf5_names;       ///< "hf", "canonical"; empty: hf
 };
 
 /// What the user said, flag -> value, without paths of the checkpoint itself.

@@ -12,9 +12,17 @@
 namespace reshard::formats {
 namespace {
 
-/// Adds a described tensor's placements as pieces of the file that holds it.
+/// Adds a described tensor's placements as pieces of the file that holds it; one in chunks becomes
+/// a file of its own.
 void add_pieces(const StoredTensor& described, const TensorEntry& entry, std::uint32_t file,
                 Source& source) {
+  if (entry.chunks) {
+    SourceFile tensor = source.files[file];
+    tensor.bytes = elements(entry.shape) * bytes(entry.dtype);
+    tensor.chunks = entry.chunks;
+    file = static_cast<std::uint32_t>(source.files.size());
+    source.files.push_back(std::move(tensor));
+  }
   for (const Placement& placement : described.placements) {
     SourcePiece piece;
     piece.placement =
@@ -71,7 +79,7 @@ std::vector<Companion> companions_in(const std::string& folder) {
       return families::matches(pattern, name);
     });
     if (wanted && entry.is_regular_file()) {
-      found.push_back({name, entry.path().string(), entry.file_size()});
+      found.push_back({name, entry.path().string(), entry.file_size(), 0});
     }
   }
   std::sort(found.begin(), found.end(),
@@ -81,15 +89,15 @@ std::vector<Companion> companions_in(const std::string& folder) {
 
 Json to_json(const std::vector<Companion>& companions) {
   Json json = Json::array();
-  for (const Companion& c : companions) json.push_back({c.name, c.path, c.bytes});
+  for (const Companion& c : companions) json.push_back({c.name, c.path, c.bytes, c.offset});
   return json;
 }
 
 std::vector<Companion> companions_from_json(const Json& json) {
   std::vector<Companion> companions;
   for (const Json& c : json) {
-    companions.push_back(
-        {c[0].get<std::string>(), c[1].get<std::string>(), c[2].get<std::uint64_t>()});
+    companions.push_back({c[0].get<std::string>(), c[1].get<std::string>(),
+                          c[2].get<std::uint64_t>(), c[3].get<std::uint64_t>()});
   }
   return companions;
 }

@@ -45,6 +45,7 @@ class Problems {
 struct Companion {
   std::string name, path;
   std::uint64_t bytes = 0;
+  std::uint64_t offset = 0;  ///< in the file at `path`, of one that lies in it
 };
 /// The companions in a folder of Hugging Face files, by name.
 std::vector<Companion> companions_in(const std::string& folder);

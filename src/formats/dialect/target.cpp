@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/error.hpp"
+#include "formats/container/hdf5_layout.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_layout.hpp"
 
@@ -21,6 +22,24 @@ std::vector<TensorSpec> specs_of(const FileDescription& file) {
 
 TorchFileSpec torch_spec(const FileDescription& file) {
   return {std::filesystem::path(file.path).stem().string(), file.value, specs_of(file)};
+}
+
+FileLayout::Copy copy_of(const FileDescription& file) {
+  return {0, file.copied_bytes, file.copied_from, file.copied_offset};
+}
+
+Hdf5Spec hdf5_spec(const FileDescription& file) {
+  Hdf5Spec spec;
+  spec.attributes = file.value.at("attributes");
+  for (std::size_t t = 0; t < file.tensors.size(); ++t) {
+    const StoredTensor& tensor = file.tensors[t];
+    spec.tensors.push_back({{tensor.name, tensor.dtype, tensor.shape},
+                            file.value.at("roles").at(t).get<std::vector<std::string>>()});
+  }
+  for (const FileDescription& inner : file.inner) {
+    spec.contents.push_back({inner.path, inner.content, copy_of(inner)});
+  }
+  return spec;
 }
 
 }  // namespace
@@ -41,6 +60,7 @@ std::vector<FileDescription> companion_files(const std::vector<Companion>& compa
     file.container = FileDescription::Container::copy;
     file.copied_from = companion.path;
     file.copied_bytes = companion.bytes;
+    file.copied_offset = companion.offset;
     files.push_back(std::move(file));
   }
   return files;
@@ -53,8 +73,10 @@ FileLayout layout_of(const FileDescription& file) {
         return safetensors_layout(specs_of(file), file.value);
       case FileDescription::Container::torch:
         return torch_layout(torch_spec(file));
+      case FileDescription::Container::hdf5:
+        return hdf5_layout(hdf5_spec(file));
       case FileDescription::Container::copy:
-        return FileLayout{file.copied_bytes, {}, {}};
+        return FileLayout{file.copied_bytes, {}, {}, {copy_of(file)}};
       case FileDescription::Container::plain:
         break;
     }
@@ -62,10 +84,22 @@ FileLayout layout_of(const FileDescription& file) {
   });
 }
 
-std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
-                                            std::span<const std::uint32_t> crcs) {
-  if (file.container != FileDescription::Container::torch) return {};
-  return torch_trailer(torch_spec(file), crcs);
+std::vector<std::uint32_t> contents_of(const StoredTensor& tensor) {
+  std::vector<std::uint32_t> contents;
+  for (const Placement& placement : tensor.placements) {
+    if (std::find(contents.begin(), contents.end(), placement.tensor) == contents.end()) {
+      contents.push_back(placement.tensor);
+    }
+  }
+  return contents;
+}
+
+std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const FileLayout& layout,
+                                            const TensorSums& sums) {
+  using Container = FileDescription::Container;
+  if (file.container == Container::torch) return torch_trailer(torch_spec(file), sums.crcs);
+  if (file.container != Container::hdf5 || sums.digests.empty()) return {};
+  return hdf5_trailer(hdf5_spec(file), layout, sums.digests);
 }
 
 Geometry make_geometry(Source& source, Target& target, const std::vector<FileLayout>& layouts) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/digest.hpp"
 #include "core/geometry.hpp"
 #include "core/json.hpp"
 #include "formats/container/file_index.hpp"
@@ -15,15 +16,18 @@ namespace reshard::formats {
 
 /// A file of the target before it has bytes: stored tensors and all else in it.
 struct FileDescription {
-  enum class Container { safetensors, torch, plain, copy };
+  enum class Container { safetensors, torch, hdf5, plain, copy };
 
   std::string path;  ///< relative to the unit of publication
   Container container = Container::plain;
   std::vector<StoredTensor> tensors;
-  Json value;               ///< safetensors: its metadata; torch: the tree, see torch_layout.hpp
-  std::string content;      ///< plain: all of it
-  std::string copied_from;  ///< copy: the file whose bytes these are
-  std::uint64_t copied_bytes = 0;  ///< its size
+  Json value;  ///< safetensors: its metadata; torch: the tree, see torch_layout.hpp; hdf5: the
+               ///< root's `attributes` and, by tensor, lists of `roles`
+  std::string content;                 ///< plain: all of it
+  std::string copied_from;             ///< copy: the file whose bytes these are
+  std::uint64_t copied_bytes = 0;      ///< how many
+  std::uint64_t copied_offset = 0;     ///< of the first
+  std::vector<FileDescription> inner;  ///< hdf5: plain files and copies that travel in it
 };
 
 /// A target, described: files, unit of publication and what the user must know.
@@ -45,9 +49,18 @@ std::vector<FileDescription> companion_files(const std::vector<Companion>& compa
 
 /// Where the bytes of a described file lie.
 FileLayout layout_of(const FileDescription& file);
-/// Bytes that need the CRCs of the file's tensors, ascending; none unless it is a torch file.
-std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
-                                            std::span<const std::uint32_t> crcs);
+/// The canonical tensors that a stored tensor has elements of, each once, in the order of its
+/// placements.
+std::vector<std::uint32_t> contents_of(const StoredTensor& tensor);
+/// Sums over the described tensors of one file.
+struct TensorSums {
+  std::vector<std::uint32_t> crcs;
+  std::vector<std::vector<Digest>> digests;  ///< by tensor: of each of contents_of; empty: unknown
+};
+/// Bytes that need such sums, ascending; none unless it is a torch or an HDF5 file. They lie over
+/// what its layout has there.
+std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const FileLayout& layout,
+                                            const TensorSums& sums);
 
 /// The movement from an opened source to a described target, completed and checked. The source's
 /// pieces and the target's placements move into it: of a large model they are the most memory.
