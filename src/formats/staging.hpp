@@ -28,9 +28,10 @@ struct Staging {
 };
 
 /// Names the staging of a unit. Error(usage) when it is a file, when the root above it is a
-/// checkpoint of its own, or when source (if it is not "") and unit lie in one another.
+/// checkpoint of its own, or when source (a unit or a
+/// file, if it is not "") and unit lie in one another.
 Staging plan_staging(const std::string& target_path, const Target& target,
-                     const std::string& source_unit);
+                     const std::string& source_path);
 /// Error(usage) when the unit exists and is not empty.
 void check_unoccupied(const Staging& staging);
 /// Makes the folder above the unit, in which the lock lies.

@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::uint64_t tile_bytes = std::uint64_t{4} << 20;
 
-bool is_padding(std::string_view role) {
-  return role.find(".padding.") != std::string_view::npos;
-}
-
 /// Collective. The digest of every canonical tensor.
 std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source) {
   std::vector<Digest> digests(source.model.tensors().size());

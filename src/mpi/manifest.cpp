@@ -77,10 +77,6 @@ formats::Manifest::Tensor describe(const Geometry& geometry, const TargetTensor&
   return out;
 }
 
-bool is_padding(std::string_view role) {
-  return role.find(".padding.") != std::string_view::npos;
-}
-
 /// Sum of digests whose boxes make up the tensor, each element once; nothing if they do not.
 class Cover {
  public:

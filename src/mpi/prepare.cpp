@@ -1,5 +1,7 @@
 #include "mpi/prepare.hpp"
 
+#include <filesystem>
+
 #include "formats/dialect/rows.hpp"
 #include "mpi/identity.hpp"
 #include "mpi/manifest.hpp"
@@ -28,7 +30,10 @@ Prepared prepare(const Comm& comm, const Wish& wish,
     }
     p.geometry = formats::make_geometry(p.source, p.target, p.layouts);
   });
-  p.staging = agree_on_staging(comm, wish.target.path, p.target, p.source.found.unit);
+  // A file as source leaves the rest of its folder free.
+  const bool is_file = std::filesystem::is_regular_file(wish.source.path);
+  p.staging = agree_on_staging(comm, wish.target.path, p.target,
+                               is_file ? wish.source.path : p.source.found.unit);
   p.stamps = stamps_of(comm, p);
   p.is_converted = !wish.overwrite && is_converted(comm, p, wish);
   agree(comm, "describe", [&] {

@@ -69,6 +69,15 @@ inline std::map<std::string, std::string> tree(const std::string& folder) {
   return files;
 }
 
+/// The same without manifests, which tell of the source.
+inline std::map<std::string, std::string> model_tree(const std::string& folder) {
+  auto files = tree(folder);
+  std::erase_if(files, [](const auto& file) {
+    return std::filesystem::path(file.first).filename() == "manifest.json";
+  });
+  return files;
+}
+
 /// The first difference of two trees in words; "" when there is none.
 inline std::string difference(const std::map<std::string, std::string>& a,
                               const std::map<std::string, std::string>& b) {

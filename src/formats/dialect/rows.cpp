@@ -79,6 +79,17 @@ std::uint64_t Rows::size(const families::Row& row, std::string_view factor) cons
   return at->get<std::uint64_t>();
 }
 
+FactorBlock Rows::block(const families::Row& row, std::string_view factor, std::uint64_t rank,
+                        std::uint64_t ranks) const {
+  const std::uint64_t whole = size(row, factor);
+  if (whole % ranks != 0) {
+    throw Error(Kind::input, row.name + ": " + std::string(factor) + " " + std::to_string(whole) +
+                                 (factor == "groups" ? " (heads with keys of their own)" : "") +
+                                 " does not divide by " + std::to_string(ranks) + " ranks");
+  }
+  return {rank * whole / ranks, (rank + 1) * whole / ranks};
+}
+
 StoredTensor Rows::stored(std::size_t number, std::string name, Indices indices,
                           const Blocks& blocks) const {
   const families::Row& row = rows_[number];
@@ -157,7 +168,7 @@ void add_padding(CanonicalModel& model, std::uint64_t vocab, std::uint64_t padde
 std::uint64_t parameter_count(const CanonicalModel& model) {
   std::uint64_t count = 0;
   for (const CanonicalTensor& tensor : model.tensors()) {
-    if (tensor.role.find(".padding.") == std::string::npos) count += elements(tensor.shape);
+    if (!is_padding(tensor.role)) count += elements(tensor.shape);
   }
   return count;
 }
@@ -167,7 +178,7 @@ std::vector<std::string> uncovered_roles(const CanonicalModel& model,
   std::vector<std::string> roles;
   for (std::size_t t = 0; t < covered.size(); ++t) {
     const std::string& role = model.tensors()[t].role;
-    if (!covered[t] && role.find(".padding.") == std::string::npos) roles.push_back(role);
+    if (!covered[t] && !is_padding(role)) roles.push_back(role);
   }
   return roles;
 }
