@@ -28,7 +28,7 @@ struct Staging {
 };
 
 /// Checks that the unit may be written and names its staging. Error(usage) when it exists and is
-/// not empty without `overwrite`, when it is a file, when the root above it is a checkpoint of its
+/// not empty or a link without `overwrite`, when it is a file, when the root above it is a checkpoint of its
 /// own, or when source (if it is not "") and unit lie in one another.
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_unit, bool overwrite);
@@ -47,10 +47,10 @@ struct Abandoned {
   bool published = false;  ///< its unit has got its name already, only the rest was not done
   std::string described;   ///< its name, size and age in words
 };
-/// All that were left behind by conversions into the unit; the unit is locked.
+/// All that were left behind by conversions into the unit, which is locked; links are none.
 std::vector<Abandoned> abandoned(const Staging& staging);
 
-/// Renames the grown tree to the unit, an old one away.
+/// Renames the grown tree to the unit, an old one away: of a link the link, not what it leads to.
 void publish_tree(const Staging& staging, bool overwrite);
 /// Raises the tracker, under a lock of its own; returns what the user should know, or "".
 std::string raise_tracker(const Staging& staging, const Target& target);

@@ -123,7 +123,8 @@ std::string identity_of(const Prepared& prepared, const std::vector<Stamp>& stam
   Words words;
   add_source(prepared.geometry, words);
   add_target(prepared, words);
-  return Json({{"source", source}, {"movement", words.digest()}}).dump();
+  return Json({{"source", source}, {"movement", words.digest()}})
+      .dump(-1, ' ', false, Json::error_handler_t::replace);  // names need not be UTF-8
 }
 
 void check_unchanged(const std::vector<Stamp>& before, const std::vector<Stamp>& after) {

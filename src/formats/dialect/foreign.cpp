@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <set>
 
+#include "core/error.hpp"
 #include "families/pattern.hpp"
 #include "formats/dialect/dialect.hpp"
+#include "formats/file.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -31,10 +32,15 @@ std::optional<std::string> first_like(const std::set<std::string>& names, const 
   return at == names.end() ? std::nullopt : std::optional(*at);
 }
 
-bool is_hdf5(const fs::path& file) {
-  std::string begin(8, '\0');
-  std::ifstream(file, std::ios::binary).read(begin.data(), 8);
-  return begin == "\x89HDF\r\n\x1a\n";
+bool is_hdf5(const fs::path& path) {
+  constexpr std::string_view signature = "\x89HDF\r\n\x1a\n";
+  try {
+    const File file = File::open_read(path.string());
+    return file.size() >= signature.size() &&
+           read_bytes(source_of(file), 0, signature.size(), "begin") == signature;
+  } catch (const Error&) {  // a hint is not worth an error
+    return false;
+  }
 }
 
 /// What the path is; "" once this build has a dialect of that name, whose own error says more.
@@ -83,6 +89,18 @@ std::string hint_of_folder(const fs::path& folder) {
   return "";
 }
 
+/// Whether DeepSpeed's file with the name of the latest folder is there, but not that folder.
+bool names_no_folder(const fs::path& root) {
+  try {
+    std::string tag = read_text((root / "latest").string(), 4096);
+    std::erase_if(tag, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
+    std::error_code ignored;
+    return tag.find('/') != std::string::npos || !fs::is_directory(root / tag, ignored);
+  } catch (const Error&) {  // a hint is not worth an error
+    return false;
+  }
+}
+
 }  // namespace
 
 std::string foreign_hint(const std::string& path) {
@@ -99,6 +117,9 @@ std::string foreign_hint(const std::string& path) {
     const bool step = name.starts_with("iter_") || name.starts_with("global_step") ||
                       name == "release" || name == "best_model";
     if (step && fs::is_directory(root / name)) hint = hint_of_folder(root / name);
+  }
+  if (hint.empty() && first_like(names_in(root), "global_step*") && names_no_folder(root)) {
+    hint = (root / "latest").string() + " names none of the folders global_step* beside it";
   }
   return hint;
 }
