@@ -5,6 +5,7 @@
 #include "app/report.hpp"
 #include "app/shared_options.hpp"
 #include "app/text.hpp"
+#include "core/printable.hpp"
 #include "mpi/compare.hpp"
 #include "mpi/compare_manifest.hpp"
 
@@ -43,8 +44,8 @@ Json json_of(const mpi::CompareReport& r) {
 }
 
 std::string text_of(const mpi::CompareReport::Side& side, const char* name) {
-  return std::string(name) + ": " + side.unit + " (" + side.family + ", " + side.format + ", " +
-         layout_text(side.parallelism) + ")\n" + lines_of("  warning: ", side.warnings);
+  return std::string(name) + ": " + printable(side.unit) + " (" + side.family + ", " + side.format +
+         ", " + layout_text(side.parallelism) + ")\n" + lines_of("  warning: ", side.warnings);
 }
 
 std::string text_of(const mpi::CompareReport& r) {

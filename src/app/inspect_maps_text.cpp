@@ -8,6 +8,7 @@
 #include "app/name_patterns.hpp"
 #include "app/report.hpp"
 #include "app/text.hpp"
+#include "core/printable.hpp"
 
 // maps_json for people.
 
@@ -128,7 +129,7 @@ std::string ties_text(const Json& ties) {
   for (const auto& [key, places] : files) {
     const auto& [role, names] = key;
     for (std::size_t i = 0; i < names.size(); ++i) {
-      text += (i == 0 ? "  " + role + " is " : "    copied to ") + names[i] + " in " +
+      text += (i == 0 ? "  " + role + " is " : "    copied to ") + printable(names[i]) + " in " +
               files_text(places[i]) + "\n";
     }
   }

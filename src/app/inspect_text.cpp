@@ -9,6 +9,7 @@
 #include "app/inspect_maps.hpp"
 #include "app/report.hpp"
 #include "app/text.hpp"
+#include "core/printable.hpp"
 #include "families/family.hpp"
 #include "formats/container/torch_file.hpp"
 #include "formats/dialect/rows.hpp"
@@ -17,6 +18,8 @@ namespace reshard::app {
 namespace {
 
 using formats::Source;
+
+constexpr std::size_t most_leaves = 20'000, longest_name = 400;
 
 /// Stored tensors of each dtype.
 std::map<std::string, std::uint64_t> dtypes_of(const mpi::InspectReport& report) {
@@ -197,9 +200,11 @@ std::optional<std::string> leaf_text(const Json& value) {
 }
 
 /// Adds the leaves of a value that are no tensors, by their dotted names; an object as its class.
+/// What a screen cannot show is not made.
 void add_leaves(const Json& value, const std::string& name, std::vector<std::string>& lines) {
+  if (lines.size() > most_leaves) return;
   const auto add_below = [&](const Json& part, const std::string& key) {
-    add_leaves(part, name.empty() ? key : name + "." + key, lines);
+    add_leaves(part, printable(name.empty() ? key : name + "." + key, longest_name), lines);
   };
   const auto add_pairs = [&](const Json& pairs) {
     for (const Json& pair : pairs) add_below(pair[1], formats::key_name(pair[0]));
@@ -223,6 +228,25 @@ void add_leaves(const Json& value, const std::string& name, std::vector<std::str
   }
 }
 
+/// The leaves of what is in a file besides tensors; those of safetensors are texts, whatever keys
+/// they have.
+std::vector<std::string> leaves_of(const formats::FileIndex& index) {
+  std::vector<std::string> lines;
+  const bool is_texts = index.container == "safetensors" && index.facts.at("metadata").is_object();
+  if (!is_texts) {
+    add_leaves(index.facts, "", lines);
+  } else {
+    for (const auto& [key, value] : index.facts.at("metadata").items()) {
+      lines.push_back("metadata." + key + " = " + shortened(value.dump()));
+    }
+  }
+  if (lines.size() > most_leaves) {
+    lines.resize(most_leaves);
+    lines.emplace_back("and more: --json shows all");
+  }
+  return lines;
+}
+
 }  // namespace
 
 std::string checkpoint_text(const mpi::InspectReport& report) {
@@ -230,7 +254,7 @@ std::string checkpoint_text(const mpi::InspectReport& report) {
   std::string text = lines_of("problem: ", report.problems) + lines_of("warning: ", s.warnings) +
                      lines_of("note: ", s.notes) +
                      lines_of("not carried by a conversion: ", s.dropped);
-  text += s.found.unit + "\n";
+  text += printable(s.found.unit) + "\n";
   text += "format       " + s.found.dialect + ", " + std::to_string(report.indices.size()) +
           (report.indices.size() == 1 ? " file\n" : " files\n");
   text += "family       " + s.model_type + "\n";
@@ -244,7 +268,7 @@ std::string checkpoint_text(const mpi::InspectReport& report) {
   if (padded_size != true_vocabulary(s)) text += ", padded to " + grouped(padded_size);
   text += "\n";
   for (const auto& [key, value] : s.training.items()) {
-    text += padded(key, 12) + " " + value.dump() + "\n";
+    text += padded(printable(key), 12) + " " + printable(value.dump()) + "\n";
   }
   return text + "tensors\n" + role_tree(s) + statistics_text(report);
 }
@@ -313,8 +337,9 @@ std::string placements_text(const Json& placements) {
     text += p["role"].get<std::string>() + " (" +
             joined(p["factors"].get<std::vector<std::string>>(), " ") + ") from " +
             p["offset"].dump() + " extent " + p["extent"].dump() + "\n  " +
-            p["file"].get<std::string>() + ": " + p["name"].get<std::string>() + " " +
-            p["dtype"].get<std::string>() + ", byte " + grouped(p["byte"].get<std::uint64_t>()) +
+            printable(p["file"].get<std::string>()) + ": " +
+            printable(p["name"].get<std::string>()) + " " + p["dtype"].get<std::string>() +
+            ", byte " + grouped(p["byte"].get<std::uint64_t>()) +
             (p["chunks"].get<bool>() ? " of the tensor, which lies in chunks" : "") + ", strides " +
             p["strides"].dump() + (p["replica"].get<bool>() ? ", a replica" : "") + "\n";
   }
@@ -322,17 +347,22 @@ std::string placements_text(const Json& placements) {
 }
 
 std::string files_text(const mpi::InspectReport& report) {
+  constexpr std::size_t most_problems = 20;
   std::string text = "no checkpoint that can be converted: " + report.failure + "\n" +
-                     lines_of("problem: ", report.problems);
+                     lines_of("problem: ", report.problems, most_problems);
   for (const formats::FileIndex& index : report.indices) {
-    text += index.path + " (" + index.container + ", " + human_bytes(index.bytes) + ")\n";
-    for (const formats::TensorEntry& entry : index.tensors) {
-      text += "  " + entry.name + "  " + std::string(name(entry.dtype)) + " " +
+    text +=
+        printable(index.path) + " (" + index.container + ", " + human_bytes(index.bytes) + ")\n";
+    const std::size_t shown = std::min(index.tensors.size(), most_leaves);
+    for (std::size_t t = 0; t < shown; ++t) {
+      const formats::TensorEntry& entry = index.tensors[t];
+      text += "  " + printable(entry.name) + "  " + std::string(name(entry.dtype)) + " " +
               to_string(entry.shape) + "\n";
     }
-    std::vector<std::string> leaves;
-    if (!index.facts.empty()) add_leaves(index.facts, "", leaves);
-    text += lines_of("  ", leaves);
+    if (shown < index.tensors.size()) {
+      text += "  and " + std::to_string(index.tensors.size() - shown) + " more tensors: --json\n";
+    }
+    text += lines_of("  ", leaves_of(index));
   }
   return text;
 }

@@ -7,6 +7,7 @@
 #include "app/report.hpp"
 #include "app/shared_options.hpp"
 #include "app/text.hpp"
+#include "core/printable.hpp"
 #include "mpi/plan_conversion.hpp"
 
 namespace reshard::app {
@@ -111,7 +112,7 @@ std::string text_of(const mpi::PlanReport& r, std::uint64_t per_node) {
   for (const auto& [phase, seconds] : r.phases)
     text += " " + phase + " " + fixed(seconds, 2) + " s,";
   return text + " " + human_bytes(r.peak_rss) + " of memory\n" + lines_of("note: ", r.notes) +
-         (r.already ? "is converted already: " : "would write ") + r.unit + "\n";
+         (r.already ? "is converted already: " : "would write ") + printable(r.unit) + "\n";
 }
 
 int run(Options options, const mpi::Comm& comm) {

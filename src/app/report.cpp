@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "app/text.hpp"
+#include "core/printable.hpp"
 
 namespace reshard::app {
 namespace {
@@ -17,15 +18,26 @@ std::uint64_t total(const std::vector<std::uint64_t>& values) {
   return std::accumulate(values.begin(), values.end(), std::uint64_t{0});
 }
 
+/// Lines of which each is printable; those that put texts of strangers into lines have shortened
+/// them.
+std::string printable_lines(std::string_view text) {
+  std::string lines;
+  for (std::size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+    lines += printable(text.substr(0, end), SIZE_MAX) + "\n";
+    text.remove_prefix(end + 1);
+  }
+  return lines + printable(text, SIZE_MAX);
+}
+
 /// Writes all of a text to stdout, or says by errno why not.
 bool print(const std::string& text) {
   return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
          std::fflush(stdout) == 0;
 }
 
-/// JSON text; names of files need not be UTF-8.
+/// JSON text in ASCII, which no terminal obeys; names of files need not be UTF-8.
 std::string dumped(const Json& json) {
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
 Json json_of(const mpi::ConvertReport& r) {
@@ -73,8 +85,7 @@ std::string text_of(const mpi::ConvertReport& r) {
     phases += (phases.empty() ? "" : ", ") + phase.name + " " + fixed(phase.seconds, 2) + " s";
   }
   std::string text;
-  for (const std::string& warning : r.warnings) text += "warning: " + warning + "\n";
-  for (const std::string& dropped : r.dropped) text += "dropped: " + dropped + "\n";
+  text += lines_of("warning: ", r.warnings) + lines_of("dropped: ", r.dropped);
   text += r.family + " from " + r.from + " (" + layout_text(r.source_parallelism) + ") to " + r.to +
           " (" + layout_text(r.target_parallelism) + "): " + std::to_string(r.tensors) +
           " tensors, " + human_bytes(r.target_bytes) + " in " + fixed(seconds, 2) + " s\n";
@@ -85,18 +96,18 @@ std::string text_of(const mpi::ConvertReport& r) {
           " rounds; peak memory of a rank " +
           human_bytes(*std::max_element(r.peak_rss.begin(), r.peak_rss.end())) +
           " (buffers within " + human_bytes(r.memory) + ")\n";
-  for (const std::string& note : r.notes) text += "note: " + note + "\n";
+  text += lines_of("note: ", r.notes);
   if (r.resumed_bytes > 0) {
     text += "resumed: " + human_bytes(r.resumed_bytes) + " were written by an earlier run\n";
   }
+  const std::string unit = printable(r.unit) + "\n";
   if (r.already) {
-    return text + "already converted: what is there is of the same source and options\n" + r.unit +
-           "\n";
+    return text + "already converted: what is there is of the same source and options\n" + unit;
   }
   text += r.verified ? "verified: every byte was read back, the numbers of every tensor are those "
                        "of the source\n"
                      : "not verified: --no-verify\n";
-  return text + r.unit + "\n";
+  return text + unit;
 }
 
 }  // namespace
@@ -137,7 +148,7 @@ void Report::end_line() {
 
 void Report::stalled(const std::string& text) {
   end_line();
-  std::fprintf(stderr, "reshard: %s\n", text.c_str());
+  std::fprintf(stderr, "reshard: %s\n", printable(text).c_str());
 }
 
 void Report::converted(const mpi::ConvertReport& report) {
@@ -146,12 +157,12 @@ void Report::converted(const mpi::ConvertReport& report) {
 
 void Report::output(const std::string& text, const Json& json) {
   if (!speaks_) return;
-  if (print(options_.json ? dumped(json) : text)) return;
+  if (print(options_.json ? dumped(json) : printable_lines(text))) return;
   throw Error(Kind::io, std::string("standard output: ") + std::strerror(errno));
 }
 
 void report_note(const std::string& note) {
-  std::fprintf(stderr, "reshard: note: %s\n", note.c_str());
+  std::fprintf(stderr, "reshard: note: %s\n", printable(note).c_str());
 }
 
 void report_failure(const Error& error, bool json) {

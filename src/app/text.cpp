@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <numeric>
 
+#include "core/printable.hpp"
+
 namespace reshard::app {
 namespace {
 
@@ -68,7 +70,7 @@ std::string ranges(const std::vector<std::uint64_t>& numbers) {
 
 std::string joined(const std::vector<std::string>& words, const std::string& between) {
   std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
+  for (const std::string& word : words) text += (text.empty() ? "" : between) + printable(word);
   return text;
 }
 
@@ -77,7 +79,7 @@ std::string wrapped(const std::string& label, const std::vector<std::string>& it
   if (items.empty()) return "";
   std::string text, line = padded(label, indent - 1);
   for (std::size_t i = 0; i < items.size(); ++i) {
-    const std::string item = " " + items[i] + (i + 1 < items.size() ? "," : "");
+    const std::string item = " " + printable(items[i]) + (i + 1 < items.size() ? "," : "");
     if (line.size() > indent && line.size() + item.size() > columns) {
       text += line + "\n";
       line = std::string(indent - 1, ' ');
@@ -87,9 +89,13 @@ std::string wrapped(const std::string& label, const std::vector<std::string>& it
   return text + line + "\n";
 }
 
-std::string lines_of(const char* what, const std::vector<std::string>& texts) {
+std::string lines_of(const char* what, const std::vector<std::string>& texts, std::size_t most) {
   std::string all;
-  for (const std::string& text : texts) all += std::string(what) + text + "\n";
+  const std::size_t shown = std::min(most, texts.size());
+  for (std::size_t i = 0; i < shown; ++i) all += what + printable(texts[i]) + "\n";
+  if (shown < texts.size()) {
+    all += what + ("and " + std::to_string(texts.size() - shown) + " more\n");
+  }
   return all;
 }
 

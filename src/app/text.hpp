@@ -23,11 +23,12 @@ std::string padded(std::string text, std::size_t width);
 std::vector<std::string> nearest(const std::string& wanted, const std::set<std::string>& names);
 /// "0..31", "0..2,5" of ascending numbers.
 std::string ranges(const std::vector<std::uint64_t>& numbers);
-/// "a, b"
+/// "a, b"; as below, texts may be of strangers and are made printable.
 std::string joined(const std::vector<std::string>& words, const std::string& between = ", ");
 /// Items behind a label, in lines of at most 100 columns where they fit; "" without items.
 std::string wrapped(const std::string& label, const std::vector<std::string>& items);
-/// Lines, each with `what` in front.
-std::string lines_of(const char* what, const std::vector<std::string>& texts);
+/// Lines, each with `what` in front; the first `most`, and how many more there are.
+std::string lines_of(const char* what, const std::vector<std::string>& texts,
+                     std::size_t most = SIZE_MAX);
 
 }  // namespace reshard::app

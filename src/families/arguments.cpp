@@ -47,7 +47,9 @@ Json plain_members(const Json& args, const Json& enums) {
   if (!args.is_object()) throw Error(Kind::input, "args is " + shown(args) + ", not an object");
   Json all = Json::object();
   for (const auto& [name, value] : args.items()) {
-    all[name] = with_context("args: " + name, [&, &each = value] { return plain(each, enums); });
+    // Past the container's own insertion, which looks through all names before.
+    all.get_ref<Json::object_t&>().emplace_back(
+        name, with_context("args: " + name, [&, &each = value] { return plain(each, enums); }));
   }
   return all;
 }
@@ -390,10 +392,9 @@ CompleteRecord complete_record(const ArgumentTable& table, const MegatronArgumen
   } catch (const Error& error) {
     std::vector<std::string> others = arguments.families;
     std::erase(others, made.model_type);
-    throw Error(error.kind(), std::string(error.what()) +
-                                  (others.empty() ? "; no known family can, --family FILE.json may "
-                                                    "describe another"
-                                                  : "; --family may be " + joined(others)));
+    throw error.with(others.empty()
+                         ? "; no known family can, --family FILE.json may describe another"
+                         : "; --family may be " + joined(others));
   }
   made.model = made.config;
   for (const std::string& name : filled) made.model[name] = arguments.record.at(name);

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.hpp"
+#include "families/record_types.hpp"
 #include "families/table.hpp"
 
 namespace reshard::families {
@@ -39,6 +40,7 @@ Json read_line(const Line& line, const Json& config, const Record& record) {
     throw Error(Kind::input, shown(value) + " is no list of one value for each of " +
                                  shown(record.at("layers")) + " layers");
   }
+  check_type(line.name, value);
   return value;
 }
 

@@ -27,6 +27,26 @@ constexpr std::size_t largest_write = std::size_t{256} << 10;
                             std::error_code(error, std::generic_category()).message());
 }
 
+/// What a status tells of something that is no regular file.
+const char* word_of(const struct stat& status) {
+  switch (status.st_mode & S_IFMT) {
+    case S_IFDIR:
+      return "a folder";
+    case S_IFIFO:
+      return "a FIFO";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFLNK:
+      return "a link that leads nowhere";
+    default:
+      return "a device";
+  }
+}
+
+[[noreturn]] void refuse(const std::string& path, const std::string& seen) {
+  throw Error(Kind::input, path + ": is " + seen + ", wanted a file");
+}
+
 }  // namespace
 
 int SystemCalls::open(const char* path, int flags, mode_t mode) const {
@@ -61,13 +81,25 @@ File::File(const std::string& path, int flags, const SystemCalls& calls)
 }
 
 File File::open_read(const std::string& path, const SystemCalls& calls) {
-  return {path, O_RDONLY, calls};
+  require_file(path);
+  File file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, calls);
+  struct stat status = {};  // it may be another since
+  if (::fstat(file.descriptor_, &status) != 0) file.fail("stat");
+  if (!S_ISREG(status.st_mode)) refuse(path, word_of(status));
+  return file;
+}
+File File::open_folder(const std::string& path, const SystemCalls& calls) {
+  return {path, O_RDONLY | O_DIRECTORY, calls};
 }
 File File::create(const std::string& path, const SystemCalls& calls) {
   return {path, O_RDWR | O_CREAT | O_EXCL, calls};
 }
 File File::open_write(const std::string& path, const SystemCalls& calls) {
-  return {path, O_RDWR, calls};
+  File file(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, calls);
+  struct stat status = {};
+  if (::fstat(file.descriptor_, &status) != 0) file.fail("stat");
+  if (!S_ISREG(status.st_mode)) throw Error(Kind::io, path + ": is " + word_of(status));
+  return file;
 }
 
 File::File(File&& other) noexcept
@@ -157,7 +189,20 @@ ByteSource source_of(const File& file) {
 }
 
 void sync_folder(const std::string& path, const SystemCalls& calls) {
-  File::open_read(path, calls).sync();
+  File::open_folder(path, calls).sync();
+}
+
+void require_file(const std::string& path) {
+  struct stat status = {};
+  if (::stat(path.c_str(), &status) == 0) {
+    if (!S_ISREG(status.st_mode)) refuse(path, word_of(status));
+    return;
+  }
+  const int error = errno;
+  const bool is_link = ::lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
+  if (error == ELOOP) refuse(path, "a circle of links");
+  if (error == ENOENT && is_link) refuse(path, word_of(status));
+  // All else is told by what opens the file.
 }
 
 void rename(const std::string& from, const std::string& to, const SystemCalls& calls) {
@@ -191,10 +236,8 @@ std::string read_text(const std::string& path, std::uint64_t cap) {
 }
 
 void write_text(const std::string& path, std::string_view text) {
-  const bool exists = ::access(path.c_str(), F_OK) == 0;
-  const File file = exists ? File::open_write(path) : File::create(path);
-  file.resize(0);
-  file.write_at(0, std::as_bytes(std::span(text)));
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail_path(path, "replace", errno);
+  File::create(path).write_at(0, std::as_bytes(std::span(text)));
 }
 
 }  // namespace reshard::formats

@@ -32,11 +32,14 @@ const SystemCalls& system_calls();
 /// Distinct threads may read and write at once. `calls` must outlive the file.
 class File {
  public:
-  /// Opens for reading.
+  /// Opens a regular file, or one at the end of a link, for reading; Error(input) when it is
+  /// something else, which could block, never end, or do something.
   static File open_read(const std::string& path, const SystemCalls& calls = system_calls());
   /// Creates for reading and writing; an existing file is an error.
   static File create(const std::string& path, const SystemCalls& calls = system_calls());
-  /// Opens an existing file for reading and writing.
+  /// Opens a folder, which can be synced and nothing else.
+  static File open_folder(const std::string& path, const SystemCalls& calls = system_calls());
+  /// Opens an existing regular file, which no link leads to, for reading and writing.
   static File open_write(const std::string& path, const SystemCalls& calls = system_calls());
 
   File(File&& other) noexcept;
@@ -69,6 +72,9 @@ class File {
 /// Reads through `file`, which must outlive the result.
 ByteSource source_of(const File& file);
 
+/// Error(input) when the path leads to something else than a regular file, or in a circle; nothing
+/// when there is nothing.
+void require_file(const std::string& path);
 /// fsync of a folder, so that names made in it survive a crash.
 void sync_folder(const std::string& path, const SystemCalls& calls = system_calls());
 /// Renames, replacing an existing file of the name `to`.
@@ -79,7 +85,7 @@ bool exchange(const std::string& a, const std::string& b,
               const SystemCalls& calls = system_calls());
 /// A whole small file; Error(input) when it is larger than `cap` bytes.
 std::string read_text(const std::string& path, std::uint64_t cap);
-/// Creates a file with this content, or replaces what an existing one holds.
+/// Creates a file with this content; what had the name before is removed, of a link the link.
 void write_text(const std::string& path, std::string_view text);
 
 }  // namespace reshard::formats

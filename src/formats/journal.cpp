@@ -2,19 +2,21 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <stdexcept>
 
+#include "core/checked_json.hpp"
 #include "core/error.hpp"
-#include "core/json.hpp"
 #include "formats/container/crc32.hpp"
 
 namespace reshard::formats {
 namespace {
 
 constexpr std::size_t header_bytes = 12;
+constexpr std::uint64_t largest_record = std::uint64_t{64} << 20;
 
 Json sparse(const std::vector<Digest>& digests) {
   Json json = Json::array();
@@ -33,25 +35,38 @@ Json sparse(const std::vector<std::uint32_t>& crcs) {
   return json;
 }
 
+/// The numbers of a list, so many to an item.
+std::vector<std::uint64_t> numbers_of(const Json& list, std::size_t to_an_item) {
+  std::vector<std::uint64_t> numbers;
+  for (const Json& number : list) {
+    if (!number.is_number_unsigned()) throw std::out_of_range("value " + number.dump());
+    numbers.push_back(number.get<std::uint64_t>());
+  }
+  if (numbers.size() % to_an_item != 0) throw std::out_of_range("a list that is cut off");
+  return numbers;
+}
+
 void add(const Json& json, std::vector<Digest>& digests) {
-  for (std::size_t i = 0; i + 2 < json.size(); i += 3) {
-    digests.at(json[i].get<std::size_t>()) +=
-        {json[i + 1].get<std::uint64_t>(), json[i + 2].get<std::uint64_t>()};
+  const std::vector<std::uint64_t> numbers = numbers_of(json, 3);
+  for (std::size_t i = 0; i < numbers.size(); i += 3) {
+    digests.at(numbers[i]) += {numbers[i + 1], numbers[i + 2]};
   }
 }
 
 void add(const Json& json, std::vector<std::uint32_t>& crcs) {
-  for (std::size_t i = 0; i + 1 < json.size(); i += 2) {
-    crcs.at(json[i].get<std::size_t>()) ^= json[i + 1].get<std::uint32_t>();
+  const std::vector<std::uint64_t> numbers = numbers_of(json, 2);
+  for (std::size_t i = 0; i < numbers.size(); i += 2) {
+    if (numbers[i + 1] > UINT32_MAX) throw std::out_of_range("a checksum");
+    crcs.at(numbers[i]) ^= static_cast<std::uint32_t>(numbers[i + 1]);
   }
 }
 
 /// Adds one record to what is known; numbers beyond the geometry throw std::out_of_range.
 void add(const std::vector<std::byte>& payload, std::uint64_t tiles, Moved& moved) {
-  const Json json = Json::from_cbor(payload);
-  for (const Json& tile : json.at("tiles")) {
-    if (tile.get<std::uint64_t>() >= tiles) throw std::out_of_range("tile " + tile.dump());
-    moved.tiles.push_back(tile.get<std::uint64_t>());
+  const Json json = json_of_cbor(payload, {4, largest_record});
+  for (const std::uint64_t tile : numbers_of(json.at("tiles"), 1)) {
+    if (tile >= tiles) throw std::out_of_range("tile " + std::to_string(tile));
+    moved.tiles.push_back(tile);
   }
   add(json.at("read"), moved.read);
   add(json.at("arrived"), moved.arrived);
@@ -71,7 +86,7 @@ std::vector<std::vector<std::byte>> whole_records(const std::string& path) {
     std::memcpy(&size, header.data(), sizeof size);
     std::memcpy(&crc, header.data() + sizeof size, sizeof crc);
     at += header_bytes;
-    if (size > end - at) break;
+    if (size > end - at || size > largest_record) break;
     std::vector<std::byte> payload(size);
     file.read_at(at, payload);
     if (crc32_of(payload) != crc) break;
@@ -83,18 +98,31 @@ std::vector<std::vector<std::byte>> whole_records(const std::string& path) {
 
 /// The files of one run, by rank; as many as the run had ranks.
 struct Run {
-  int ranks = 0;
-  std::map<int, std::string> files;
+  std::uint64_t ranks = 0;
+  std::map<std::uint64_t, std::string> files;
 };
+
+/// RUN, RANK and RANKS of a file's name; nothing of any other name.
+std::optional<std::array<std::uint64_t, 3>> numbers_in(std::string_view name) {
+  constexpr std::uint64_t most = INT32_MAX;
+  std::array<std::uint64_t, 3> numbers{};
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    if (i > 0 && !name.starts_with('-')) return std::nullopt;
+    name.remove_prefix(i > 0 ? 1 : 0);
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), numbers[i]);
+    if (error != std::errc() || numbers[i] > most) return std::nullopt;
+    name.remove_prefix(static_cast<std::size_t>(end - name.data()));
+  }
+  return name.empty() ? std::optional(numbers) : std::nullopt;
+}
 
 std::map<std::uint64_t, Run> runs_in(const std::string& folder) {
   std::map<std::uint64_t, Run> runs;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    unsigned long long run = 0;
-    int rank = 0, ranks = 0, end = 0;
-    const std::string name = entry.path().filename().string();
-    if (std::sscanf(name.c_str(), "%llu-%d-%d%n", &run, &rank, &ranks, &end) != 3) continue;
-    if (static_cast<std::size_t>(end) != name.size()) continue;
+    const std::optional<std::array<std::uint64_t, 3>> name =
+        numbers_in(entry.path().filename().string());
+    if (!name) continue;
+    const auto [run, rank, ranks] = *name;
     runs[run].ranks = ranks;
     runs[run].files[rank] = entry.path().string();
   }
@@ -131,7 +159,7 @@ Journal read_journal(const std::string& folder, const Geometry& geometry) {
   const std::uint64_t tiles = TileNumbers(geometry).size();
   for (const auto& [number, run] : runs_in(folder)) {
     journal.runs = number + 1;
-    if (run.files.size() != static_cast<std::size_t>(run.ranks)) continue;
+    if (run.files.size() != run.ranks) continue;
     std::vector<std::vector<std::vector<std::byte>>> records;
     std::size_t whole = ~std::size_t{0};
     for (const auto& [rank, path] : run.files) {
@@ -150,7 +178,12 @@ Journal read_journal(const std::string& folder, const Geometry& geometry) {
       }
     }
   }
-  std::sort(journal.moved.tiles.begin(), journal.moved.tiles.end());
+  std::vector<std::uint64_t>& all = journal.moved.tiles;
+  std::sort(all.begin(), all.end());
+  const auto twice = std::adjacent_find(all.begin(), all.end());
+  if (twice != all.end()) {
+    throw Error(Kind::input, folder + ": tile " + std::to_string(*twice) + " was written twice");
+  }
   return journal;
 }
 

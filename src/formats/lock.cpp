@@ -55,12 +55,16 @@ bool is_gone(const std::string& text) {
 }  // namespace
 
 bool Lock::take() {
-  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
   if (descriptor_ < 0) fail(path_, errno);
+  struct stat mine = {}, named = {};
+  if (::fstat(descriptor_, &mine) != 0 || !S_ISREG(mine.st_mode)) {
+    ::close(descriptor_);
+    throw Error(Kind::io, path_ + ": lock: is no file");
+  }
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) {
-    struct stat mine = {}, named = {};
-    if (::fstat(descriptor_, &mine) == 0 && ::stat(path_.c_str(), &named) == 0 &&
-        mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) {
+    if (::lstat(path_.c_str(), &named) == 0 && mine.st_ino == named.st_ino &&
+        mine.st_dev == named.st_dev) {
       return true;
     }
   } else if (errno != EWOULDBLOCK && errno != EINTR) {

@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -26,6 +27,24 @@ fs::path resolved(const fs::path& path) {
   return full.has_filename() ? full : full.parent_path();
 }
 
+/// Absolute, the folders above without links; what the last name is, a link perhaps, stays open.
+fs::path named(const fs::path& path) {
+  fs::path full = fs::absolute(path);
+  if (!full.has_filename()) full = full.parent_path();
+  const fs::path last = full.filename();
+  if (last == "." || last == ".." || last.empty()) return resolved(full);
+  return resolved(full.parent_path()) / last;
+}
+
+bool is_link(const fs::path& path) {
+  return fs::is_symlink(fs::symlink_status(path));
+}
+
+/// A folder that is not a link to one.
+bool is_own_folder(const fs::path& path) {
+  return fs::is_directory(fs::symlink_status(path));
+}
+
 bool is_inside(const fs::path& inner, const fs::path& outer) {
   const auto [rest, end] = std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end());
   return rest == outer.end();
@@ -45,6 +64,12 @@ std::optional<std::uint64_t> iteration_in(const std::string& text) {
   return error == std::errc() && end != text.data() ? std::optional(value) : std::nullopt;
 }
 
+/// The iteration that a tracker names, if there is one; Error(input) when it is no small file.
+std::optional<std::uint64_t> old_tracker(const std::string& path) {
+  require_file(path);
+  return fs::exists(path) ? iteration_in(read_text(path, 4096)) : std::nullopt;
+}
+
 /// What the names of all that belongs to the growing of a path begin with.
 std::string prefix_of(const fs::path& path) {
   return (path.parent_path() / ("." + path.filename().string() + ".reshard-")).string();
@@ -55,44 +80,48 @@ std::string identity_file(const std::string& folder) {
 }
 
 /// Number of a folder on its file system, which it keeps when it is renamed; 0 when it is not
-/// there.
+/// there or no folder.
 std::uint64_t inode(const std::string& path) {
   struct stat status = {};
-  return ::stat(path.c_str(), &status) == 0 ? status.st_ino : 0;
+  return ::lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) ? status.st_ino : 0;
 }
 
 /// "PATH (12345678 bytes, last written 3 min ago)"
 std::string described(const std::string& folder) {
   std::uint64_t bytes = 0;
-  fs::file_time_type last = fs::last_write_time(folder);
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    last = std::max(last, entry.last_write_time());
+  std::time_t last = 0;
+  const auto add = [&](const fs::path& path) {
     struct stat status = {};
-    if (entry.is_regular_file() && ::stat(entry.path().c_str(), &status) == 0) {
-      bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
-    }
-  }
-  const auto age =
-      std::chrono::duration_cast<std::chrono::minutes>(fs::file_time_type::clock::now() - last);
+    if (::lstat(path.c_str(), &status) != 0) return;
+    last = std::max(last, status.st_mtime);
+    if (S_ISREG(status.st_mode)) bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+  };
+  add(folder);
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) add(entry.path());
+  const std::time_t age = (std::time(nullptr) - last) / 60;
   return folder + " (" + std::to_string(bytes) + " bytes, last written " +
-         std::to_string(std::max<std::int64_t>(age.count(), 0)) + " min ago)";
+         std::to_string(std::max<std::time_t>(age, 0)) + " min ago)";
 }
 
 }  // namespace
 
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_path) {
-  const fs::path root = resolved(target_path);
-  const fs::path unit = target.unit == "." ? root : root / target.unit;
+  // The user's own links are followed above the unit, which is renamed and removed as it is named.
+  const bool is_root = target.unit == ".";
+  const fs::path root = is_root ? named(target_path) : resolved(target_path);
+  const fs::path unit = is_root ? root : root / target.unit;
   if (!source_path.empty()) {
     const fs::path source = resolved(source_path);
-    if (is_inside(unit, source) || is_inside(source, unit)) {
-      throw Error(Kind::usage,
-                  unit.string() + ": source " + source.string() + " and target lie in one another");
+    for (const fs::path& path : {unit, resolved(unit)}) {
+      if (is_inside(path, source) || is_inside(source, path)) {
+        throw Error(Kind::usage, unit.string() + ": source " + source.string() +
+                                     " and target lie in one another");
+      }
     }
   }
   for (const fs::path& path : {root, unit}) {
-    if (fs::exists(path) && !fs::is_directory(path)) {
+    if (fs::exists(path) && !fs::is_directory(path) && !is_link(path)) {
       throw Error(Kind::usage, path.string() + ": is a file, wanted a folder or a new name");
     }
   }
@@ -101,12 +130,18 @@ Staging plan_staging(const std::string& target_path, const Target& target,
                                  unit.filename().string() + " cannot lie in it: name another " +
                                  "folder");
   }
+  if (!target.tracker.empty()) old_tracker((root / target.tracker).string());
   const auto ticks = std::chrono::system_clock::now().time_since_epoch().count();
   const std::string id = std::to_string(::getpid()) + "-" + std::to_string(ticks);
   return {prefix_of(unit) + id, unit.string(), root.string(), !fs::exists(unit.parent_path())};
 }
 
 void check_unoccupied(const Staging& staging) {
+  if (is_link(staging.unit)) {
+    throw Error(
+        Kind::usage,
+        staging.unit + ": is a link; --overwrite replaces the link, not what " + "it leads to");
+  }
   if (!fs::exists(staging.unit) || is_empty_folder(staging.unit)) return;
   throw Error(Kind::usage, staging.unit + ": exists and is not empty; --overwrite replaces it");
 }
@@ -132,8 +167,9 @@ void create_staging(const Staging& staging, const std::string& identity, std::ui
                               " bytes free, wanted " + std::to_string(bytes));
   }
   for (const std::string& folder : {staging.folder, staging.tree(), staging.journal()}) {
-    fs::create_directory(folder, error);
+    const bool is_made = fs::create_directory(folder, error);
     if (error) fail(folder, error);
+    if (!is_made) fail(folder, std::make_error_code(std::errc::file_exists));
   }
   const File file = File::create(identity_file(staging.folder));
   const std::string text = std::to_string(inode(staging.tree())) + "\n" + identity;
@@ -149,9 +185,9 @@ std::vector<Abandoned> abandoned(const Staging& staging) {
   std::vector<Abandoned> found;
   for (const auto& entry : fs::directory_iterator(prefix.parent_path())) {
     const std::string name = entry.path().filename().string();
-    if (!entry.is_directory() || !name.starts_with(prefix.filename().string())) continue;
+    if (!name.starts_with(prefix.filename().string()) || !is_own_folder(entry.path())) continue;
     Abandoned one{entry.path().string(), "", false, ""};
-    if (fs::exists(identity_file(one.folder))) {
+    if (is_own_folder(one.folder + "/journal") && fs::exists(identity_file(one.folder))) {
       const std::string text = read_text(identity_file(one.folder), std::uint64_t{64} << 20);
       const std::size_t line = text.find('\n');
       const std::string made = text.substr(0, line);
@@ -176,11 +212,11 @@ void write_manifest(const Staging& staging, const std::string& text) {
 
 void publish_tree(const Staging& staging, bool overwrite) {
   for (const auto& entry : fs::recursive_directory_iterator(staging.tree())) {
-    if (entry.is_directory()) sync_folder(entry.path().string());
+    if (is_own_folder(entry.path())) sync_folder(entry.path().string());
   }
   sync_folder(staging.tree());
   const fs::path parent = fs::path(staging.unit).parent_path();
-  if (fs::exists(staging.unit) && !is_empty_folder(staging.unit)) {
+  if (is_link(staging.unit) || (fs::exists(staging.unit) && !is_empty_folder(staging.unit))) {
     if (!overwrite) {
       throw Error(Kind::usage, staging.unit + ": has come into being meanwhile");
     }
@@ -204,13 +240,10 @@ std::string raise_tracker(const Staging& staging, const Target& target) {
   if (target.tracker.empty()) return "";
   const fs::path tracker = fs::path(staging.root) / target.tracker;
   const Lock lock(prefix_of(tracker) + "lock", std::chrono::seconds(60));
-  if (fs::exists(tracker)) {
-    const std::string there = read_text(tracker.string(), 4096);
-    const auto old = iteration_in(there), mine = iteration_in(target.tracker_content);
-    if (old && mine && *old > *mine) {
-      return tracker.string() + " names the later iteration " + std::to_string(*old) +
-             " and was left so";
-    }
+  const auto old = old_tracker(tracker.string()), mine = iteration_in(target.tracker_content);
+  if (old && mine && *old > *mine) {
+    return tracker.string() + " names the later iteration " + std::to_string(*old) +
+           " and was left so";
   }
   const std::string fresh = prefix_of(tracker) + "new";
   write_text(fresh, target.tracker_content);

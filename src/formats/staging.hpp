@@ -28,8 +28,8 @@ struct Staging {
 };
 
 /// Names the staging of a unit. Error(usage) when it is a file, when the root above it is a
-/// checkpoint of its own, or when source (a unit or a
-/// file, if it is not "") and unit lie in one another.
+/// checkpoint of its own, or when source (a unit or a file, if it is not "") and unit lie in one
+/// another.
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_path);
 /// Error(usage) when the unit exists and is not empty.
@@ -47,12 +47,12 @@ struct Abandoned {
   bool published = false;  ///< its unit has got its name already, only the rest was not done
   std::string described;   ///< its name, size and age in words
 };
-/// All that were left behind by conversions into the unit; the unit is locked.
+/// All that were left behind by conversions into the unit, which is locked; links are none.
 std::vector<Abandoned> abandoned(const Staging& staging);
 
 /// Writes manifest.json (see Manifest) into the grown tree, or again.
 void write_manifest(const Staging& staging, const std::string& text);
-/// Renames the grown tree to the unit, an old one away.
+/// Renames the grown tree to the unit, an old one away: of a link the link, not what it leads to.
 void publish_tree(const Staging& staging, bool overwrite);
 /// Raises the tracker, under a lock of its own; returns what the user should know, or "".
 std::string raise_tracker(const Staging& staging, const Target& target);

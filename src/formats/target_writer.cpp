@@ -40,6 +40,21 @@ void put_copy(const FileLayout::Copy& copy, ByteRange range, std::span<std::byte
                                      bytes.subspan(first - range.first, last - first));
 }
 
+/// Makes the folders of a relative path below a root. One that is there already must be a folder,
+/// not a link to one: what is written stays below the root.
+void make_folders(const std::filesystem::path& root, const std::filesystem::path& relative) {
+  std::filesystem::path folder = root;
+  for (const std::filesystem::path& part : relative) {
+    folder /= part;
+    std::error_code error;
+    std::filesystem::create_directory(folder, error);
+    if (error) throw Error(Kind::io, folder.string() + ": " + error.message());
+    if (!std::filesystem::is_directory(std::filesystem::symlink_status(folder))) {
+      throw Error(Kind::io, folder.string() + ": is a link, wanted a folder");
+    }
+  }
+}
+
 }  // namespace
 
 TargetWriter::TargetWriter(std::string staging, const Geometry& geometry, const Target& target,
@@ -65,11 +80,9 @@ File TargetWriter::reopen(std::uint32_t number) const {
 }
 
 void TargetWriter::create(std::uint32_t number) const {
-  std::error_code error;
-  const std::filesystem::path folder = std::filesystem::path(path(number)).parent_path();
-  std::filesystem::create_directories(folder, error);
-  if (error) throw Error(Kind::io, folder.string() + ": " + error.message());
-  const bool is_there = std::filesystem::is_regular_file(path(number));
+  make_folders(staging_, std::filesystem::path(target_->files[number].path).parent_path());
+  const bool is_there =
+      std::filesystem::is_regular_file(std::filesystem::symlink_status(path(number)));
   const File file = is_there ? File::open_write(path(number)) : File::create(path(number));
   file.resize(geometry_->targets[number].bytes);
 }

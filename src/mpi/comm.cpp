@@ -141,6 +141,13 @@ void require_same(const Comm& comm, std::string_view what, const std::string& te
   }
 }
 
+Error error_of(const std::filesystem::filesystem_error& error) {
+  const std::error_code& code = error.code();
+  const bool strange = code == std::errc::too_many_symbolic_link_levels ||
+                       code == std::errc::filename_too_long || code == std::errc::not_a_directory;
+  return {strange ? Kind::input : Kind::io, error.path1().string() + ": " + code.message()};
+}
+
 Agreement::Agreement(const Comm& comm, std::optional<Error> mine, int wish)
     : comm_(comm),
       mine_(std::move(mine)),
@@ -169,7 +176,7 @@ int Agreement::wait(std::string_view phase) {
   int kind = is_me ? static_cast<int>(mine_->kind()) : 0;
   check(MPI_Bcast(&kind, 1, MPI_INT, first, comm_.handle()), "MPI_Bcast");
   const std::string text = broadcast(comm_, is_me ? mine_->what() : "", first);
-  Error error(static_cast<Kind>(kind), text);
+  Error error = Error::again(static_cast<Kind>(kind), text);
   if (comm_.size() > 1) error = error.in("rank " + std::to_string(first));
   throw error.in(phase);
 }

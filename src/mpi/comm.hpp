@@ -82,6 +82,9 @@ class Agreement {
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
 
+/// What the system says of a path: what can only be a strange path is bad input.
+Error error_of(const std::filesystem::filesystem_error& error);
+
 /// Runs work and keeps what it throws; anything but an Error is our own bug.
 template <class Work>
 std::optional<Error> attempt(Work&& work) {
@@ -90,7 +93,7 @@ std::optional<Error> attempt(Work&& work) {
   } catch (const Error& error) {
     return error;
   } catch (const std::filesystem::filesystem_error& error) {
-    return Error(Kind::io, error.what());
+    return error_of(error);
   } catch (const std::bad_alloc&) {
     return Error(Kind::io, "out of memory: a smaller --memory may help");
   } catch (const std::exception& error) {

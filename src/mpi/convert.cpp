@@ -255,8 +255,8 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
       publish();
     } catch (const Error& error) {
       if (!leaves_resumable(error.kind()) || !staged.keep()) throw;
-      throw Error(error.kind(), std::string(error.what()) + "; what was done is kept in " +
-                                    staged.folder() + ": --resume goes on with it");
+      throw error.with("; what was done is kept in " + staged.folder() +
+                       ": --resume goes on with it");
     }
   } else {
     report.already = true;

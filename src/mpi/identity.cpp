@@ -134,7 +134,7 @@ std::string identity_of(const Prepared& prepared) {
   return Json({{"source", source},
                {"movement", movement_of(prepared)},
                {"tile_bytes", prepared.geometry.tile_bytes}})
-      .dump();
+      .dump(-1, ' ', false, Json::error_handler_t::replace);  // names need not be UTF-8
 }
 
 void check_unchanged(const std::vector<Stamp>& before, const std::vector<Stamp>& after) {

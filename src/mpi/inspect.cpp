@@ -81,7 +81,9 @@ void inspect_files(const Comm& comm, const formats::SourceOptions& options, cons
     if (comm.rank() != 0) return;
     read_files(options.path, report);
     if (!report.indices.empty()) return;
-    throw report.problems.empty() ? failure : failure.in(report.problems.front());
+    const bool is_told = report.problems.empty() ||
+                         report.failure.find(report.problems.front()) != std::string::npos;
+    throw is_told ? failure : failure.in(report.problems.front());
   });
 }
 

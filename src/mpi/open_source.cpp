@@ -1,11 +1,19 @@
 #include "mpi/open_source.hpp"
 
+#include "core/checked_json.hpp"
+
 namespace reshard::mpi {
 namespace {
 
 std::string packed(const Json& json) {
   const std::vector<std::uint8_t> bytes = Json::to_cbor(json);
   return {bytes.begin(), bytes.end()};
+}
+
+/// JSON of another rank's, which may be large and nested, but comes from this program.
+Json unpacked(const std::string& text) {
+  constexpr JsonLimits limits{2000, ~std::uint64_t{0}};
+  return json_of_cbor(std::as_bytes(std::span(text)), limits);
 }
 
 /// Collective. Headers that ranks read, file f by rank f % size; only others' go through JSON.
@@ -19,7 +27,7 @@ std::vector<formats::FileIndex> share(const Comm& comm, std::vector<formats::Fil
   std::vector<std::string> texts = gather_all(comm, packed(json));
   agree(comm, "index", [&] {
     for (std::size_t r = 0; r < ranks; ++r) {
-      const Json theirs = Json::from_cbor(texts[r]);
+      const Json theirs = unpacked(texts[r]);
       texts[r] = {};
       for (std::size_t i = 0; i < theirs.size(); ++i) {
         indices[r + i * ranks] = formats::index_from_json(theirs[i]);
@@ -37,7 +45,7 @@ Headers read_headers(const Comm& comm, const formats::SourceOptions& options) {
     if (comm.rank() == 0) text = packed(to_json(formats::detect(options)));
   });
   Headers headers;
-  headers.found = formats::found_from_json(Json::from_cbor(broadcast(comm, text, 0)));
+  headers.found = formats::found_from_json(unpacked(broadcast(comm, text, 0)));
   const formats::Found& found = headers.found;
   std::vector<formats::FileIndex> mine;
   agree(comm, "index", [&] {

@@ -2,14 +2,25 @@
 
 #include <algorithm>
 
-#include "core/json.hpp"
+#include "core/checked_json.hpp"
 
 namespace reshard::mpi {
 namespace {
 
-/// What two identities differ in, in words.
+/// Values for all ranks, from one of them; paths in them need not be UTF-8.
+std::string packed(const Json& json) {
+  const std::vector<std::uint8_t> bytes = Json::to_cbor(json);
+  return {bytes.begin(), bytes.end()};
+}
+
+/// What two identities differ in, in words; theirs may be anything.
 std::string difference(const std::string& theirs, const std::string& mine) {
-  const Json a = Json::parse(theirs, nullptr, false), b = Json::parse(mine);
+  const Json b = Json::parse(mine);
+  Json a;
+  try {
+    a = json_of_text(theirs);
+  } catch (const Error&) {  // then it is no object
+  }
   if (!a.is_object() || !a.contains("source")) return ", without a whole journal";
   if (a["source"] != b["source"]) return ", of another source or one that has changed since";
   return a == b ? "" : ", with other options or by another reshard";
@@ -23,9 +34,9 @@ formats::Staging agree_on_staging(const Comm& comm, const std::string& target_pa
   agree(comm, "describe", [&] {
     if (comm.rank() != 0) return;
     const formats::Staging staging = formats::plan_staging(target_path, target, source_path);
-    text = Json({staging.folder, staging.unit, staging.root, staging.makes_parent}).dump();
+    text = packed({staging.folder, staging.unit, staging.root, staging.makes_parent});
   });
-  const Json shared = Json::parse(broadcast(comm, text, 0));
+  const Json shared = Json::from_cbor(broadcast(comm, text, 0));
   return {shared[0].get<std::string>(), shared[1].get<std::string>(), shared[2].get<std::string>(),
           shared[3].get<bool>()};
 }
@@ -47,9 +58,9 @@ StagedTarget::StagedTarget(const Comm& comm, formats::Staging staging, Growth gr
     find_earlier();
     shared = {staging_.folder, found_, published_, notes_, journal_.moved.tiles, journal_.runs};
   });
-  const std::string text = broadcast(comm, shared.dump(), 0);
+  const std::string text = broadcast(comm, packed(shared), 0);
   if (comm.rank() != 0) {
-    shared = Json::parse(text);
+    shared = Json::from_cbor(text);
     staging_.folder = shared[0].get<std::string>();
     found_ = shared[1].get<bool>();
     published_ = shared[2].get<bool>();

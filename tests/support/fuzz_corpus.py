@@ -1,15 +1,24 @@
-"""Makes the starting corpus of one fuzz target from tests/data.
+"""Makes the starting corpus of one fuzz target from tests/data, what is hostile there too.
 
 usage: fuzz_corpus.py TARGET DATA FOLDER
-TARGET says what the parser reads: its name contains safetensors, pickle, hdf5, torch (a whole file) or anything else (JSON).
 """
 
+import json
 import pathlib
+import struct
 import sys
 import zipfile
 
 # Longer inputs make every run slow and find nothing more.
 LARGEST = 100_000
+
+
+def contents(data, *endings):
+    """Files that are small enough."""
+    for ending in endings:
+        for path in sorted(data.rglob(f"*.{ending}")):
+            if path.stat().st_size <= LARGEST:
+                yield path.read_bytes()
 
 
 def safetensors_inputs(data):
@@ -20,19 +29,44 @@ def safetensors_inputs(data):
 
 
 def torch_inputs(data):
-    """Whole files that are small enough."""
-    for path in data.rglob("*.pt"):
-        if path.stat().st_size <= LARGEST:
-            yield path.read_bytes()
+    """Whole files of both kinds."""
+    yield from contents(data, "pt", "zip", "legacy")
+
+
+def pickle_of(path):
+    """The pickle in a zip archive of torch, or nothing."""
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
 
 
 def pickle_inputs(data):
-    """The pickle in each torch file."""
-    for path in data.rglob("*.pt"):
-        if not zipfile.is_zipfile(path):
-            continue
-        with zipfile.ZipFile(path) as archive:
-            yield from (archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
+    """The pickle in each torch file, and hostile ones."""
+    yield from (pickle for path in data.rglob("*.pt") if (pickle := pickle_of(path)))
+    yield from contents(data, "pkl")
+
+
+def legacy_inputs(data):
+    """What follows the three pickles of a stream's header."""
+    for content in [*contents(data, "legacy"), (data / "torch" / "legacy.pt").read_bytes()]:
+        begin = content.find(b"\x80\x02", content.find(b"type_sizes"))
+        if begin > 0:
+            yield content[begin:]
+
+
+def layout_inputs(data):
+    """Every pattern, with sizes and a block before it."""
+    for number, case in enumerate(json.loads((data / "layouts" / "oracle.json").read_text())):
+        yield bytes([number % 7, 3, number % 5, number % 2]) + case["layout"].encode()
+
+
+def journal_inputs(data):
+    """Records of two ranks, as the first bytes of CBOR."""
+    for tiles in (b"\x80", b"\x81\x03", b"\x82\x01\x18\x09"):
+        record = b"\xa4\x65tiles" + tiles + b"\x64read\x83\x01\x18\xff\x02\x67arrived\x80\x64crcs\x82\x02\x1a\x01\x02\x03\x04"
+        yield record * 2
+        yield record.ljust(128, b"\0") + b"!" + record
 
 
 def hdf5_inputs(data):
@@ -42,16 +76,57 @@ def hdf5_inputs(data):
 
 def json_inputs(data):
     """Every JSON file."""
-    yield from (path.read_bytes() for path in data.rglob("*.json"))
+    yield from contents(data, "json")
+
+
+def folder_inputs(data):
+    """The small files of whole checkpoints: see fuzz_folder.cpp."""
+    frameworks = [
+        ("huggingface/*/hf", ["config.json", "*.index.json", "model-00001*.safetensors", "model-00002*.safetensors"]),
+        ("huggingface/*/hf", ["config.json", "pytorch_model.bin"]),
+        ("megatron/*/torch-*", ["latest_*.txt", "*/mp_rank_00*/*rng.pt", "*/mp_rank_01*/*rng.pt", "*/hf_config/config.json"]),
+        ("deepspeed/*/*", ["latest", "*/mp_rank_00*.pt", "*/layer_01*.pt", "*/hf_config/config.json"]),
+        ("merak/*/*", ["latest_*.txt", "*/*/partial_model_optim.pt", "*/hf_config/config.json"]),
+    ]
+    for number, (where, names) in enumerate(frameworks):
+        for root in sorted(path for path in data.glob(where) if path.is_dir()):
+            yield bytes([number]) + b"".join(part_of(root, name) for name in names)
+
+
+def part_of(root, name):
+    """One file of a checkpoint with its length: of torch's the pickle, of safetensors' the header."""
+    path = next(iter(sorted(root.glob(name))), None)
+    content = path.read_bytes() if path else b""
+    if name.endswith(".pt"):
+        content = pickle_of(path) if path else b""
+    elif name.endswith(".safetensors"):
+        content = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    elif "latest" in name:
+        content = b"global_step3" if name == "latest" else b"3"
+    return struct.pack("<I", len(content)) + content
+
+
+INPUTS = {
+    "fuzz_expression": json_inputs,
+    "fuzz_folder": folder_inputs,
+    "fuzz_hdf5": hdf5_inputs,
+    "fuzz_journal": journal_inputs,
+    "fuzz_json": json_inputs,
+    "fuzz_layout": layout_inputs,
+    "fuzz_pickle": pickle_inputs,
+    "fuzz_safetensors": safetensors_inputs,
+    "fuzz_torch_file": torch_inputs,
+    "fuzz_torch_legacy": legacy_inputs,
+    "fuzz_zip": torch_inputs,
+}
 
 
 def main(target, data, folder):
-    kinds = {"safetensors": safetensors_inputs, "pickle": pickle_inputs, "torch": torch_inputs, "zip": torch_inputs, "hdf5": hdf5_inputs}
-    inputs = next((make for kind, make in kinds.items() if kind in target), json_inputs)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for count, content in enumerate(inputs(pathlib.Path(data)), 1):
+    for content in INPUTS[target](pathlib.Path(data)):
+        count += 1
         (folder / f"seed-{count:04}").write_bytes(content)
     print(f"{count} inputs in {folder}")
     return 0 if count else 1

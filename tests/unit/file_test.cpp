@@ -1,6 +1,7 @@
 #include "formats/file.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -127,6 +128,38 @@ TEST_F(FileTest, NamesPathAndCause) {
   const File file = File::open_read(path("a"));
   expect_error(Kind::io, {path("a"), "write 1 bytes at 9", "Bad file descriptor"},
                [&] { file.write_at(9, pattern(1)); });
+}
+
+TEST_F(FileTest, ReadsRegularFilesAlone) {
+  write_text(path("file"), "0123");
+  std::filesystem::create_symlink("file", path("link"));
+  EXPECT_EQ(read_text(path("link"), 10), "0123");
+  ASSERT_EQ(::mkfifo(path("fifo").c_str(), 0600), 0);
+  std::filesystem::create_directory(path("folder"));
+  std::filesystem::create_symlink("gone", path("nowhere"));
+  std::filesystem::create_symlink("circle", path("circle"));
+  std::filesystem::create_symlink("/dev/zero", path("zeros"));
+  for (const auto& [name, word] :
+       {std::pair("fifo", "is a FIFO, wanted a file"), std::pair("folder", "is a folder"),
+        std::pair("nowhere", "is a link that leads nowhere"),
+        std::pair("circle", "is a circle of links"), std::pair("zeros", "is a device")}) {
+    expect_error(Kind::input, {path(name), word}, [&] { File::open_read(path(name)); });
+    expect_error(Kind::input, {path(name), word}, [&] { require_file(path(name)); });
+  }
+  EXPECT_NO_THROW(require_file(path("none")));
+}
+
+TEST_F(FileTest, WritesNothingAtTheEndOfALink) {
+  write_text(path("file"), "mine");
+  std::filesystem::create_symlink("file", path("link"));
+  expect_error(Kind::io, {path("link"), "open"}, [&] { File::open_write(path("link")); });
+  expect_error(Kind::io, {path("link"), "create", "File exists"},
+               [&] { File::create(path("link")); });
+  write_text(path("link"), "new");
+  EXPECT_EQ(read_text(path("file"), 10), "mine");
+  EXPECT_FALSE(std::filesystem::is_symlink(path("link")));
+  ASSERT_EQ(::mkfifo(path("fifo").c_str(), 0600), 0);
+  expect_error(Kind::io, {path("fifo"), "is a FIFO"}, [&] { File::open_write(path("fifo")); });
 }
 
 TEST_F(FileTest, FullDiskIsAnErrorEverywhere) {

@@ -1,6 +1,7 @@
 #include "formats/journal.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <fstream>
 
 #include "core/error.hpp"
+#include "formats/container/crc32.hpp"
 #include "formats/lock.hpp"
 
 namespace reshard::formats {
@@ -109,6 +111,46 @@ TEST_F(JournalTest, NumbersBeyondTheGeometryAreRefused) {
   EXPECT_THROW(tiles(), Error);
 }
 
+TEST_F(JournalTest, RecordsOfAStrangerAreRefused) {
+  const auto refused = [&](const std::string& payload) {
+    const std::uint64_t size = payload.size();
+    const std::uint32_t crc = crc32_of(std::as_bytes(std::span(payload)));
+    std::ofstream file(folder_ + "/0-0-1", std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&size), sizeof size);
+    file.write(reinterpret_cast<const char*>(&crc), sizeof crc);
+    file << payload;
+    file.close();
+    EXPECT_THROW(tiles(), Error) << payload.substr(0, 40);
+  };
+  const auto record = [](const char* text) {
+    const std::vector<std::uint8_t> bytes = Json::to_cbor(Json::parse(text));
+    return std::string(bytes.begin(), bytes.end());
+  };
+  refused("");
+  refused("\x80");
+  refused(std::string(1'000'000, '\x81'));  // lists in lists
+  refused("\x9b\x7f\xff\xff\xff\xff\xff\xff\xff");
+  refused(record(R"({"tiles":[1]})"));
+  for (const char* tiles : {"[-1]", "[1.5]", "[\"1\"]", "[[1]]", "[10]", "[1,1]", "[null]"}) {
+    refused(record(
+        (std::string(R"({"read":[],"arrived":[],"crcs":[],"tiles":)") + tiles + "}").c_str()));
+  }
+  for (const char* read :
+       {"[2,1,1]", "[0,1]", "[0,-1,1]", "[0,1,1.5]", "[18446744073709551615,1,1]"}) {
+    refused(record(
+        (std::string(R"({"tiles":[],"arrived":[],"crcs":[],"read":)") + read + "}").c_str()));
+  }
+  refused(record(R"({"tiles":[],"arrived":[],"read":[],"crcs":[0,4294967296]})"));
+}
+
+TEST_F(JournalTest, NamesBeyondReasonAreNoFilesOfIts) {
+  for (const char* name : {"18446744073709551615-0-1", "99999999999999999999-0-1", "0-0-4294967297",
+                           "0--1-1", "-1-0-1", "0-0-", "0-0-1-", " 0-0-1", "0x1-0-1"}) {
+    std::ofstream(folder_ + "/" + name) << "x";
+  }
+  EXPECT_EQ(read_journal(folder_, geometry_).runs, 0U);
+}
+
 TEST_F(JournalTest, OtherFilesAreNotItsOwn) {
   std::ofstream(folder_ + "/identity") << "x";
   std::ofstream(folder_ + "/0-0-1.bak") << "x";
@@ -130,6 +172,16 @@ TEST_F(JournalTest, ALockIsHeldOnceAndSaysByWhom) {
     }
   }
   EXPECT_FALSE(fs::exists(path));
+}
+
+TEST_F(JournalTest, ALockIsAFileAndNotFollowed) {
+  std::ofstream(folder_ + "/mine") << "mine";
+  fs::create_symlink("mine", folder_ + "/link");
+  EXPECT_THROW(Lock(folder_ + "/link"), Error);
+  EXPECT_EQ(fs::file_size(folder_ + "/mine"), 4U);
+  ASSERT_EQ(::mkfifo((folder_ + "/fifo").c_str(), 0600), 0);
+  EXPECT_THROW(Lock(folder_ + "/fifo"), Error);
+  EXPECT_TRUE(fs::exists(folder_ + "/fifo"));
 }
 
 TEST_F(JournalTest, ALockOfAKilledProcessHereIsTakenOver) {

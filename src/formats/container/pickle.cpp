@@ -19,11 +19,9 @@ using Tag = PickleNode::Tag;
 /// Deeper than any checkpoint, shallow enough for every recursion over the JSON.
 constexpr int max_depth = 200;
 constexpr std::uint64_t max_hex_bytes = 4096;
-constexpr std::uint64_t text_bytes_per_node = 64;
-
-Json tagged(const char* tag) {
-  return Json{{"!", tag}};
-}
+/// Bytes in memory of a text or a list besides its content, of a key with its value, of an object
+/// with one key, and for the time that a digit takes.
+constexpr std::uint64_t text_cost = 48, member_cost = 112, tagged_cost = 160, digit_cost = 64;
 
 /// Adds a key that is known to be new, without the search that Json's [] makes.
 void append(Json& object, std::string key, Json value) {
@@ -33,13 +31,12 @@ void append(Json& object, std::string key, Json value) {
 /// Arena -> JSON. Shared nodes are written out each time, hence the count.
 class Converter {
  public:
-  Converter(const PickleArena& arena, const PickleLimits& limits)
-      : arena_(arena), budget_(limits.nodes), limit_(limits.nodes) {}
+  Converter(const PickleArena& arena, PickleBudget& budget) : arena_(arena), budget_(budget) {}
 
   Json convert(NodeId id, int depth = 0) {
     if (depth > max_depth) throw Error(Kind::input, "pickle: nested deeper than 200 levels");
     const PickleNode& node = arena_.nodes[id];
-    charge(node.text.size());
+    charge(2 * sizeof(Json) + node.text.size());
     switch (node.tag) {
       case Tag::none:
         return nullptr;
@@ -74,19 +71,18 @@ class Converter {
   }
 
  private:
-  void charge(std::uint64_t text_bytes) {
-    const std::uint64_t cost = 1 + text_bytes / text_bytes_per_node;
-    if (cost > budget_) {
-      throw Error(Kind::input,
-                  "pickle: its value has more than " + std::to_string(limit_) + " parts");
-    }
-    budget_ -= cost;
+  void charge(std::uint64_t bytes) { budget_.charge(bytes); }
+
+  /// An object that stands for what JSON lacks.
+  Json tagged(const char* tag) {
+    charge(tagged_cost);
+    return Json{{"!", tag}};
   }
 
   const PickleNode& node(NodeId id) const { return arena_.nodes[id]; }
 
-  Json big_integer(const std::string& little_endian) {
-    charge(little_endian.size() * text_bytes_per_node);
+  Json big_integer(std::string_view little_endian) {
+    charge(little_endian.size() * digit_cost);
     if (little_endian.size() == 9 && little_endian.back() == 0) {
       std::uint64_t value = 0;
       for (std::size_t i = 8; i-- > 0;) {
@@ -99,21 +95,22 @@ class Converter {
     return json;
   }
 
-  static Json real(double value) {
+  Json real(double value) {
     if (std::isfinite(value)) return value;
     Json json = tagged("float");
     json["value"] = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
     return json;
   }
 
-  static Json text(const std::string& value) {
-    if (is_utf8(value)) return value;
+  Json text(std::string_view value) {
+    charge(text_cost + value.size());
+    if (is_utf8(value)) return std::string(value);
     Json json = tagged("str");
     json["hex"] = hex_of(value);
     return json;
   }
 
-  static Json bytes(std::string_view value) {
+  Json bytes(std::string_view value) {
     Json json = tagged("bytes");
     if (value.size() > max_hex_bytes) {
       json["size"] = value.size();
@@ -123,13 +120,14 @@ class Converter {
     return json;
   }
 
-  static Json global(const std::string& name) {
+  Json global(std::string_view name) {
     Json json = tagged("global");
     json["name"] = text(name);
     return json;
   }
 
   Json list(const std::vector<NodeId>& ids, int depth) {
+    charge(text_cost);
     Json json = Json::array();
     for (const NodeId id : ids) json.push_back(convert(id, depth + 1));
     return json;
@@ -144,7 +142,7 @@ class Converter {
   Json pairs(const std::vector<NodeId>& ids, int depth) {
     Json json = Json::array();
     for (std::size_t i = 0; i + 1 < ids.size(); i += 2) {
-      charge(0);
+      charge(text_cost + 2 * sizeof(Json));
       Json pair = Json::array({convert(ids[i], depth + 1)});
       pair.push_back(convert(ids[i + 1], depth + 1));
       json.push_back(std::move(pair));
@@ -168,12 +166,12 @@ class Converter {
     Json json = Json::object();
     std::unordered_map<std::string_view, std::size_t> places;
     for (std::size_t i = 0; i + 1 < ids.size(); i += 2) {
-      const std::string& key = node(ids[i]).text;
-      charge(key.size());
+      const std::string_view key = node(ids[i]).text;
+      charge(member_cost + key.size());
       Json value = convert(ids[i + 1], depth + 1);
       const auto [place, is_new] = places.emplace(key, places.size());
       if (is_new) {
-        append(json, key, std::move(value));
+        append(json, std::string(key), std::move(value));
       } else {
         auto& members = json.get_ref<Json::object_t&>();
         members.begin()[static_cast<std::ptrdiff_t>(place->second)].second = std::move(value);
@@ -189,14 +187,15 @@ class Converter {
       const PickleNode& made_by = node(callable);
       charge(made_by.text.size());
       if (made_by.tag == Tag::global) {
-        return is_utf8(made_by.text) ? made_by.text + suffix : "(a name that is not UTF-8)";
+        return is_utf8(made_by.text) ? std::string(made_by.text) + suffix
+                                     : "(a name that is not UTF-8)";
       }
       if (made_by.tag != Tag::object) break;
       const PickleObject& outer = arena_.objects[static_cast<std::size_t>(made_by.integer)];
       const std::vector<NodeId>& arguments = node(outer.arguments).items;
       if (!is_getattr(outer)) break;
       charge(node(arguments[1]).text.size());
-      suffix = "." + node(arguments[1]).text + suffix;
+      suffix = "." + std::string(node(arguments[1]).text) + suffix;
       callable = arguments[0];
     }
     return "(not a global)";
@@ -210,7 +209,7 @@ class Converter {
 
   Json storage(const PickleNode& persistent) {
     const StorageId id = storage_id(arena_, persistent);
-    charge(id.key.size() + id.class_name.size());
+    charge(3 * member_cost + id.key.size() + id.class_name.size());
     Json json = tagged("storage");
     json["class"] = text(id.class_name);
     json["key"] = text(id.key);
@@ -219,7 +218,8 @@ class Converter {
   }
 
   Json tensor(const PickledTensor& tensor) {
-    for (std::size_t d = 0; d <= 2 * tensor.shape.size(); ++d) charge(tensor.storage.size());
+    charge(5 * member_cost + tensor.storage.size());
+    charge((tensor.shape.size() + tensor.strides.size()) * 2 * sizeof(Json));
     Json json = tagged("tensor");
     json["dtype"] = name(tensor.dtype);
     json["shape"] = tensor.shape;
@@ -231,11 +231,11 @@ class Converter {
 
   /// Callables with a meaning of their own; nothing for all others.
   std::optional<Json> known(const PickleObject& object, int depth) {
-    const std::string& callable = node(object.callable).text;
+    const std::string_view callable = node(object.callable).text;
     const std::vector<NodeId>& arguments = node(object.arguments).items;
     if (callable == "collections.OrderedDict" || callable == "collections.Counter" ||
         callable == "collections.defaultdict") {
-      return dict(callable, dict_pairs(object), depth);
+      return dict(std::string(callable), dict_pairs(object), depth);
     }
     if (const auto found = rebuilt_tensor(arena_, callable, arguments)) return tensor(*found);
     if (callable == "builtins.bytes" && arguments.empty()) return bytes("");
@@ -258,11 +258,12 @@ class Converter {
     std::vector<NodeId> all;
     for (const NodeId argument : node(object.arguments).items) {
       for (const NodeId pair : node(argument).items) {
-        charge(0);
+        charge(4 * sizeof(NodeId));
         const std::vector<NodeId>& key_value = node(pair).items;
         if (key_value.size() == 2) all.insert(all.end(), key_value.begin(), key_value.end());
       }
     }
+    charge(sizeof(NodeId) * object.pairs.size());
     all.insert(all.end(), object.pairs.begin(), object.pairs.end());
     return all;
   }
@@ -271,6 +272,7 @@ class Converter {
     if (node(object.callable).tag == Tag::global) {
       if (std::optional<Json> value = known(object, depth)) return std::move(*value);
     }
+    charge(4 * member_cost);
     Json json = tagged("object");
     const std::vector<NodeId>& arguments = node(object.arguments).items;
     if (is_getattr(object)) {
@@ -288,8 +290,7 @@ class Converter {
   }
 
   const PickleArena& arena_;
-  std::uint64_t budget_;
-  std::uint64_t limit_;
+  PickleBudget& budget_;
 };
 
 }  // namespace
@@ -297,10 +298,12 @@ class Converter {
 std::optional<PickleValue> try_read_pickle(std::span<const std::byte> bytes,
                                            const PickleLimits& limits) {
   try {
-    const PickleArena arena = run_pickle(bytes, limits);
+    if (bytes.size() > limits.bytes) bytes = bytes.first(limits.bytes);
+    PickleBudget budget(limits);
+    const PickleArena arena = run_pickle(bytes, budget);
     PickleValue result;
-    result.storages = storages_of(arena);
-    result.value = Converter(arena, limits).convert(arena.top);
+    result.storages = storages_of(arena, budget);
+    result.value = Converter(arena, budget).convert(arena.top);
     result.bytes = arena.bytes;
     return result;
   } catch (const PickleTruncated&) {

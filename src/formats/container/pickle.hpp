@@ -32,9 +32,10 @@ namespace reshard::formats {
 
 /// What a pickle may cost; beyond it is Error(input).
 struct PickleLimits {
-  std::uint64_t bytes = std::uint64_t{1} << 30;
-  std::uint64_t nodes =
-      20'000'000;  ///< of the machine, and of the JSON; 64 bytes of text count one
+  std::uint64_t bytes = std::uint64_t{128} << 20;
+  /// Parts of 64 bytes of memory, of the pickle itself, what it is read into and the JSON together:
+  /// room for 50,000 tensors.
+  std::uint64_t nodes = 2'000'000;
 };
 
 /// A storage that a pickle's persistent ids name.

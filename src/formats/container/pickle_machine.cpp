@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstdio>
+#include <unordered_map>
 
 #include "core/error.hpp"
 #include "formats/container/pickle_input.hpp"
@@ -16,6 +17,8 @@ constexpr NodeId none_id = 0, true_id = 1, false_id = 2, empty_tuple_id = 3;
 /// Far beyond any hash or seed, and cheap to print.
 constexpr std::uint64_t max_integer_bytes = 128;
 constexpr unsigned char highest_protocol = 5;
+/// Bytes that an opcode counts, for one that keeps nothing takes time, too.
+constexpr std::uint64_t opcode_cost = 8, far_memo_cost = 256;
 
 Error malformed(const std::string& text) {
   return {Kind::input, text};
@@ -30,8 +33,8 @@ std::string global_name(std::string_view module, std::string_view name) {
 
 class Machine {
  public:
-  Machine(std::span<const std::byte> bytes, const PickleLimits& limits)
-      : input_(bytes), limits_(limits) {
+  Machine(std::span<const std::byte> bytes, PickleBudget& budget) : input_(bytes), budget_(budget) {
+    budget_.charge(bytes.size());
     arena_.nodes.resize(4);
     arena_.nodes[true_id] = {Tag::boolean, 1, 0, {}, {}};
     arena_.nodes[false_id] = {Tag::boolean, 0, 0, {}, {}};
@@ -43,6 +46,7 @@ class Machine {
       const std::uint64_t at = input_.position();
       const auto opcode = static_cast<unsigned char>(input_.number(1));
       try {
+        budget_.charge(opcode_cost);
         if (opcode == '.') return finish();
         if (!scalar(opcode) && !text(opcode) && !container(opcode) && !stack_or_memo(opcode) &&
             !object(opcode)) {
@@ -66,18 +70,32 @@ class Machine {
   }
 
   NodeId add(PickleNode node) {
-    if (arena_.nodes.size() >= limits_.nodes) {
-      throw malformed("more than " + std::to_string(limits_.nodes) + " values");
-    }
+    budget_.charge(sizeof(PickleNode) + items_cost(node.items.size()));
     arena_.nodes.push_back(std::move(node));
     return static_cast<NodeId>(arena_.nodes.size() - 1);
   }
 
-  void push(NodeId id) { stack_.push_back(id); }
+  /// A list of values: what it may grow to, and the allocation.
+  static std::uint64_t items_cost(std::size_t items) {
+    return items == 0 ? 0 : 16 + 2 * sizeof(NodeId) * items;
+  }
+
+  void push(NodeId id) {
+    if (stack_.size() == highest_) {
+      ++highest_;
+      budget_.charge(4 * sizeof(NodeId));  // it is copied when it grows, and when it is gathered
+    }
+    stack_.push_back(id);
+  }
   void push_node(PickleNode node) { push(add(std::move(node))); }
   void push_integer(std::int64_t value) { push_node({Tag::integer, value, 0, {}, {}}); }
   void push_real(double value) { push_node({Tag::real, 0, value, {}, {}}); }
-  void push_text(Tag tag, std::string value) { push_node({tag, 0, 0, std::move(value), {}}); }
+  void push_text(Tag tag, std::string_view value) { push_node({tag, 0, 0, value, {}}); }
+  /// A text that does not stand in the pickle as it is.
+  void push_made(Tag tag, std::string value) {
+    budget_.charge(sizeof(std::string) + value.size());
+    push_text(tag, arena_.texts.emplace_back(std::move(value)));
+  }
   void push_items(Tag tag, std::vector<NodeId> items) {
     push_node({tag, 0, 0, {}, std::move(items)});
   }
@@ -116,7 +134,7 @@ class Machine {
     if (little_endian.size() > max_integer_bytes) throw malformed("an integer of too many bytes");
     little_endian = shortest(little_endian);
     if (const auto value = small_integer(little_endian)) return push_integer(*value);
-    push_text(Tag::big_integer, std::string(little_endian));
+    push_made(Tag::big_integer, std::string(little_endian));
   }
 
   /// INT and LONG are lines of decimal text; "00" and "01" are protocol 0's booleans.
@@ -172,9 +190,7 @@ class Machine {
     }
   }
 
-  void push_taken(Tag tag, std::uint64_t length) {
-    push_text(tag, std::string(input_.take(length)));
-  }
+  void push_taken(Tag tag, std::uint64_t length) { push_text(tag, input_.take(length)); }
 
   bool text(unsigned char opcode) {
     switch (opcode) {
@@ -188,7 +204,7 @@ class Machine {
         push_taken(Tag::text, input_.number(8));
         return true;
       case 'V':
-        push_text(Tag::text, unescape_unicode(input_.line()));
+        push_made(Tag::text, unescape_unicode(input_.line()));
         return true;
       case 'T':
         push_taken(Tag::text, input_.length32());
@@ -197,7 +213,7 @@ class Machine {
         push_taken(Tag::text, input_.number(1));
         return true;
       case 'S':
-        push_text(Tag::text, unescape_string(input_.line()));
+        push_made(Tag::text, unescape_string(input_.line()));
         return true;
       case 'B':
         push_taken(Tag::bytes, input_.number(4));
@@ -235,7 +251,8 @@ class Machine {
     return arena_.objects[static_cast<std::size_t>(target.integer)];
   }
 
-  static void extend(std::vector<NodeId>& target, const std::vector<NodeId>& items) {
+  void extend(std::vector<NodeId>& target, const std::vector<NodeId>& items) {
+    budget_.charge(items_cost(items.size()));
     target.insert(target.end(), items.begin(), items.end());
   }
 
@@ -307,9 +324,23 @@ class Machine {
     return index;
   }
 
+  /// Picklers count from 0: those are in a list, the rest in a map.
+  void put(std::uint64_t index) {
+    const NodeId id = top();
+    if (index < memo_.size()) {
+      memo_[index] = id;
+    } else if (index == memo_.size()) {
+      budget_.charge(2 * sizeof(NodeId));
+      memo_.push_back(id);
+    } else if (far_memo_.insert_or_assign(index, id).second) {
+      budget_.charge(far_memo_cost);
+    }
+  }
+
   void get(std::uint64_t index) {
-    const auto found = memo_.find(index);
-    if (found == memo_.end()) throw malformed("memo " + std::to_string(index) + " is not set");
+    if (index < memo_.size()) return push(memo_[index]);
+    const auto found = far_memo_.find(index);
+    if (found == far_memo_.end()) throw malformed("memo " + std::to_string(index) + " is not set");
     push(found->second);
   }
 
@@ -322,6 +353,7 @@ class Machine {
         input_.number(8);
         return true;
       case '(':
+        budget_.charge(2 * sizeof(std::size_t));
         marks_.push_back(stack_.size());
         return true;
       case '1':
@@ -337,16 +369,16 @@ class Machine {
           pop();
         return true;
       case 'q':
-        memo_[input_.number(1)] = top();
+        put(input_.number(1));
         return true;
       case 'r':
-        memo_[input_.number(4)] = top();
+        put(input_.number(4));
         return true;
       case 'p':
-        memo_[memo_index(input_.line())] = top();
+        put(memo_index(input_.line()));
         return true;
       case 0x94:
-        memo_.insert_or_assign(memo_.size(), top());
+        put(memo_.size() + far_memo_.size());
         return true;
       case 'h':
         get(input_.number(1));
@@ -364,6 +396,7 @@ class Machine {
 
   void call(NodeId callable, NodeId arguments) {
     if (node(arguments).tag != Tag::tuple) throw malformed("arguments that are no tuple");
+    budget_.charge(sizeof(PickleObject));
     push_node({Tag::object, static_cast<std::int64_t>(arena_.objects.size()), 0, {}, {}});
     arena_.objects.push_back({callable, arguments, PickleObject::no_state, {}, {}});
   }
@@ -372,7 +405,7 @@ class Machine {
     switch (opcode) {
       case 'c': {
         const std::string_view module = input_.line(), name = input_.line();
-        push_text(Tag::global, global_name(module, name));
+        push_made(Tag::global, global_name(module, name));
         return true;
       }
       case 0x93: {
@@ -380,7 +413,7 @@ class Machine {
         if (node(names[0]).tag != Tag::text || node(names[1]).tag != Tag::text) {
           throw malformed("a global whose name is no text");
         }
-        push_text(Tag::global, global_name(node(names[0]).text, node(names[1]).text));
+        push_made(Tag::global, global_name(node(names[0]).text, node(names[1]).text));
         return true;
       }
       case 'R':
@@ -411,18 +444,19 @@ class Machine {
   }
 
   PickleInput input_;
-  const PickleLimits& limits_;
+  PickleBudget& budget_;
   PickleArena arena_;
   std::vector<NodeId> stack_;
   std::vector<std::size_t> marks_;
-  std::unordered_map<std::uint64_t, NodeId> memo_;
+  std::size_t highest_ = 0;  ///< that the stack was
+  std::vector<NodeId> memo_;
+  std::unordered_map<std::uint64_t, NodeId> far_memo_;
 };
 
 }  // namespace
 
-PickleArena run_pickle(std::span<const std::byte> bytes, const PickleLimits& limits) {
-  if (bytes.size() > limits.bytes) bytes = bytes.first(limits.bytes);
-  return Machine(bytes, limits).run();
+PickleArena run_pickle(std::span<const std::byte> bytes, PickleBudget& budget) {
+  return Machine(bytes, budget).run();
 }
 
 }  // namespace reshard::formats

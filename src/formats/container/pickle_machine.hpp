@@ -2,11 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
+
+#include "core/error.hpp"
 
 #include "formats/container/pickle.hpp"
 
@@ -33,9 +35,11 @@ struct PickleNode {
     persistent,
   };
   Tag tag = Tag::none;
-  std::int64_t integer = 0;   ///< boolean, integer; object: index into PickleArena::objects
-  double real = 0;            ///< real
-  std::string text;           ///< text, bytes, global "module.name"; big_integer: little-endian
+  std::int64_t integer = 0;  ///< boolean, integer; object: index into PickleArena::objects
+  double real = 0;           ///< real
+  /// text, bytes, global "module.name"; big_integer: little-endian. In the pickle's own bytes where
+  /// it stands there as it is, else in PickleArena::texts.
+  std::string_view text;
   std::vector<NodeId> items;  ///< list, tuple, set; dict: key, value, ..; persistent: its id
 };
 
@@ -49,19 +53,37 @@ struct PickleObject {
   std::vector<NodeId> list;
 };
 
-/// All values of a pickle.
+/// All values of a pickle, whose bytes must outlive them. Nothing moves when more come.
 struct PickleArena {
-  std::vector<PickleNode> nodes;
-  std::vector<PickleObject> objects;
+  std::deque<PickleNode> nodes;
+  std::deque<PickleObject> objects;
+  std::deque<std::string> texts;
   NodeId top = 0;
   std::uint64_t bytes = 0;  ///< of the pickle
+};
+
+/// Counts the memory that a pickle takes, from its bytes to its JSON; Error(input) beyond the
+/// limit.
+class PickleBudget {
+ public:
+  explicit PickleBudget(const PickleLimits& limits) : parts_(limits.nodes) {}
+  void charge(std::uint64_t bytes) {
+    spent_ += bytes;
+    if (spent_ > parts_ * 64) {
+      throw Error(Kind::input,
+                  "pickle: its value has more than " + std::to_string(parts_) + " parts");
+    }
+  }
+
+ private:
+  std::uint64_t parts_, spent_ = 0;
 };
 
 /// Thrown by run_pickle when the bytes end before the pickle.
 struct PickleTruncated {};
 
 /// Runs the stack machine of containers.md section 2.8 over one pickle; every length and index is
-/// checked. Error(input) with the byte offset; PickleTruncated.
-PickleArena run_pickle(std::span<const std::byte> bytes, const PickleLimits& limits);
+/// checked, and what is kept is charged. Error(input) with the byte offset; PickleTruncated.
+PickleArena run_pickle(std::span<const std::byte> bytes, PickleBudget& budget);
 
 }  // namespace reshard::formats

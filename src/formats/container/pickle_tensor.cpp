@@ -27,6 +27,7 @@ constexpr std::array<std::pair<std::string_view, Dtype>, 12> storage_classes = {
 
 /// Wrappers of wrappers of a tensor; torch writes at most two.
 constexpr int max_wrappers = 4;
+constexpr std::uint64_t storage_cost = 128;
 constexpr std::size_t max_rank = 64;      // torch's own limit
 constexpr std::size_t max_metadata = 64;  // two flags are known
 
@@ -84,7 +85,7 @@ void refuse_flips(const PickleArena& arena, NodeId metadata) {
   for (std::size_t i = 1; i < items.size(); i += 2) {
     const PickleNode& flag = arena.nodes[items[i]];
     if (flag.tag == Tag::boolean && flag.integer != 0) {
-      throw bad("it is a lazy view (" + arena.nodes[items[i - 1]].text +
+      throw bad("it is a lazy view (" + std::string(arena.nodes[items[i - 1]].text) +
                 "), which is not supported");
     }
   }
@@ -96,7 +97,7 @@ Dtype dtype_of_global(const PickleNode& node) {
   if (node.tag == Tag::global && name.starts_with(prefix)) {
     if (const auto dtype = dtype_of_torch_name(name.substr(prefix.size()))) return *dtype;
   }
-  throw bad("dtype " + node.text + " is not supported");
+  throw bad("dtype " + std::string(node.text) + " is not supported");
 }
 
 /// _rebuild_tensor(storage, offset, size, stride), _v2(.., requires_grad, hooks [, metadata]) and
@@ -111,7 +112,8 @@ PickledTensor rebuild(const PickleArena& arena, const std::vector<NodeId>& argum
   const StorageId storage = storage_id(arena, persistent);
   if (version == 2 && arguments.size() == 7) refuse_flips(arena, arguments[6]);
   if (version == 3 && arguments.size() == 8) refuse_flips(arena, arguments[7]);
-  if (version < 3 && !storage.dtype) throw bad(storage.class_name + " is not supported");
+  if (version < 3 && !storage.dtype)
+    throw bad(std::string(storage.class_name) + " is not supported");
 
   PickledTensor tensor;
   tensor.dtype = version == 3 ? dtype_of_global(arena.nodes[arguments[6]]) : *storage.dtype;
@@ -127,7 +129,7 @@ PickledTensor rebuild(const PickleArena& arena, const std::vector<NodeId>& argum
   if (extent(tensor, strides) > room) {
     throw bad("size " + to_string(tensor.shape) + ", stride " + to_string(strides) +
               " at element " + std::to_string(tensor.offset) + " do not fit storage \"" +
-              storage.key + "\" of " + std::to_string(room) + " elements");
+              tensor.storage + "\" of " + std::to_string(room) + " elements");
   }
   if (storage.view_offset * item % bytes(tensor.dtype) != 0) throw bad("it is not aligned");
   tensor.offset += storage.view_offset * item / bytes(tensor.dtype);
@@ -175,21 +177,22 @@ StorageId storage_id(const PickleArena& arena, const PickleNode& persistent) {
     storage.view_offset = natural(arena.nodes[view[1]], "its storage view's offset");
     storage.view_elements = natural(arena.nodes[view[2]], "its storage view's size");
     if (checked_sum(storage.view_offset, storage.view_elements) > storage.elements) {
-      throw bad("a view of storage \"" + storage.key + "\" lies outside it");
+      throw bad("a view of storage \"" + std::string(storage.key) + "\" lies outside it");
     }
   }
   return storage;
 }
 
-std::map<std::string, StorageUse> storages_of(const PickleArena& arena) {
+std::map<std::string, StorageUse> storages_of(const PickleArena& arena, PickleBudget& budget) {
   std::map<std::string, StorageUse> storages;
   for (const PickleNode& node : arena.nodes) {
     if (node.tag != Tag::persistent) continue;
     const StorageId id = storage_id(arena, node);
+    budget.charge(storage_cost + id.key.size());  // with the time to copy and to find it
     const StorageUse use{id.dtype, id.elements, id.elements * (id.dtype ? bytes(*id.dtype) : 1)};
     const auto [known, is_new] = storages.emplace(id.key, use);
     if (!is_new && known->second.bytes != use.bytes) {
-      throw Error(Kind::input, "pickle: storage \"" + id.key + "\" has " +
+      throw Error(Kind::input, "pickle: storage \"" + known->first + "\" has " +
                                    std::to_string(known->second.bytes) + " bytes and also " +
                                    std::to_string(use.bytes));
     }

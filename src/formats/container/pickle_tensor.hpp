@@ -18,7 +18,7 @@ namespace reshard::formats {
 
 /// A storage as a persistent id names it.
 struct StorageId {
-  std::string class_name, key;
+  std::string_view class_name, key;
   std::optional<Dtype> dtype;     ///< none: untyped, or of a class that we cannot read
   std::uint64_t elements = 0;     ///< of the whole storage; bytes when untyped
   std::uint64_t view_offset = 0;  ///< legacy views of storages: first element
@@ -42,7 +42,7 @@ std::string_view storage_of_dtype(Dtype dtype);
 /// Reads a persistent id; Error(input) when it names no storage.
 StorageId storage_id(const PickleArena& arena, const PickleNode& persistent);
 /// Every storage of a pickle by key; Error(input) when two ids disagree about one's size.
-std::map<std::string, StorageUse> storages_of(const PickleArena& arena);
+std::map<std::string, StorageUse> storages_of(const PickleArena& arena, PickleBudget& budget);
 /// The tensor that callable(*arguments) makes, nothing when callable makes no tensor that we know;
 /// Error(input) naming what is wrong with it.
 std::optional<PickledTensor> rebuilt_tensor(const PickleArena& arena, std::string_view callable,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.hpp"
+#include "core/printable.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -180,24 +181,10 @@ std::string unescape_unicode(std::string_view escaped) {
 }
 
 bool is_utf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const unsigned char lead = byte_at(text, i);
-    const std::size_t tail = lead < 0x80   ? 0
-                             : lead < 0xc2 ? 4
-                             : lead < 0xe0 ? 1
-                             : lead < 0xf0 ? 2
-                             : lead < 0xf5 ? 3
-                                           : 4;
-    if (tail == 4 || tail >= text.size() - i) return false;
-    for (std::size_t k = 1; k <= tail; ++k) {
-      if ((byte_at(text, i + k) & 0xc0) != 0x80) return false;
-    }
-    const unsigned char second = tail > 0 ? byte_at(text, i + 1) : 0;
-    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
-        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
-      return false;
-    }
-    i += tail + 1;
+  while (!text.empty()) {
+    const std::size_t size = utf8_character(text);
+    if (size == 0) return false;
+    text.remove_prefix(size);
   }
   return true;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -52,9 +53,10 @@ std::string index_file_name(WeightFiles files);
 /// Text of that file, as Transformers writes it; total_parameters counts tied weights once.
 std::string index_json(const ShardSplit& split, std::span<const TensorSpec> tensors,
                        std::uint64_t total_parameters);
-/// (tensor, file) pairs of an index file; Error(input) when a file is not a plain name beside it.
-std::vector<std::pair<std::string, std::string>> read_weight_map(std::string_view text,
-                                                                 const std::string& path);
+/// The tensors of each file that an index file names; Error(input) when a file is not a plain name
+/// beside it, or a tensor occurs twice.
+std::map<std::string, std::vector<std::string>> read_weight_map(std::string_view text,
+                                                                const std::string& path);
 /// Bytes of "5GB", "2.5MB" (decimal), "2GiB" (binary), "4096"; Error(usage) lists the units.
 std::uint64_t parse_size(std::string_view text);
 

@@ -2,7 +2,6 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
-#include <set>
 
 #include "core/error.hpp"
 #include "formats/container/safetensors.hpp"
@@ -22,31 +21,94 @@ std::string numbered(const std::string& text, std::size_t number) {
   return text + std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
 }
 
-/// JSON text as a value; Error(input) on duplicate keys or what nests deeper than an index file.
-nlohmann::json parse_index(std::string_view text) {
-  constexpr int deepest = 8;
-  std::vector<std::set<std::string>> open_objects;
-  const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-    using Event = nlohmann::json::parse_event_t;
-    if (depth > deepest) throw Error(Kind::input, "nested too deep");
-    if (event == Event::object_start) open_objects.emplace_back();
-    if (event == Event::object_end) open_objects.pop_back();
-    if (event == Event::key && !open_objects.back().insert(value).second) {
-      throw Error(Kind::input, "duplicate key " + value.get<std::string>());
-    }
-    return true;
-  };
-  try {
-    return nlohmann::json::parse(text, check);
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(Kind::input, std::string("not JSON: ") + error.what());
-  }
-}
-
 bool is_plain_name(const std::string& file) {
   constexpr std::string_view separators("/\\\0", 3);
-  return !file.empty() && file != "." && file != ".." &&
+  constexpr std::size_t longest = 255;  // of every file system
+  return !file.empty() && file.size() <= longest && file != "." && file != ".." &&
          file.find_first_of(separators) == std::string::npos;
+}
+
+/// Takes the events of an index file and keeps its weight_map alone.
+class IndexReader : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  bool has_map = false;
+  std::map<std::string, std::vector<std::string>> tensors_of;
+
+  bool null() override { return other("null"); }
+  bool boolean(bool value) override { return other(value ? "true" : "false"); }
+  bool number_integer(number_integer_t value) override { return other(std::to_string(value)); }
+  bool number_unsigned(number_unsigned_t value) override { return other(std::to_string(value)); }
+  bool number_float(number_float_t, const string_t& text) override { return other(text); }
+  bool binary(binary_t&) override { return other("binary data"); }
+
+  bool string(string_t& value) override {
+    if (!in_map_ || depth_ != 2) return other("a text");
+    if (!is_plain_name(value)) wrong("\"" + value + "\"");
+    if (++count_ > most_tensors) {
+      throw Error(Kind::input, "weight_map: more than " + std::to_string(most_tensors) +
+                                   " tensors are not read");
+    }
+    tensors_of[value].push_back(std::move(key_));
+    return true;
+  }
+  bool key(string_t& value) override {
+    if (depth_ == 1 && value == "weight_map" && has_map) {
+      throw Error(Kind::input, "duplicate key weight_map");
+    }
+    key_ = std::move(value);
+    return true;
+  }
+  bool start_object(std::size_t) override {
+    if (depth_ != 1 || key_ != "weight_map") return other("an object") && descend();
+    has_map = in_map_ = true;
+    return descend();
+  }
+  bool start_array(std::size_t) override { return other("an array") && descend(); }
+  bool end_object() override { return ascend(); }
+  bool end_array() override { return ascend(); }
+  bool parse_error(std::size_t, const std::string&,
+                   const nlohmann::detail::exception& error) override {
+    throw Error(Kind::input, std::string("not JSON: ") + error.what());
+  }
+
+ private:
+  /// Far more than any model has.
+  static constexpr std::uint64_t most_tensors = 400'000;
+  static constexpr int deepest = 8;
+
+  [[noreturn]] void wrong(const std::string& seen) const {
+    throw Error(Kind::input, "weight_map: " + key_ + ": " + seen +
+                                 ", wanted the plain name of a file beside the index");
+  }
+  bool other(const std::string& seen) {
+    if (in_map_ && depth_ == 2) wrong(seen);
+    return true;
+  }
+  bool descend() {
+    if (++depth_ > deepest) throw Error(Kind::input, "nested too deep");
+    return true;
+  }
+  bool ascend() {
+    if (--depth_ == 1) in_map_ = false;
+    return true;
+  }
+
+  int depth_ = 0;
+  bool in_map_ = false;  ///< inside the object weight_map
+  std::string key_;
+  std::uint64_t count_ = 0;
+};
+
+void require_unique(const std::map<std::string, std::vector<std::string>>& tensors_of) {
+  std::vector<std::string_view> names;
+  for (const auto& [file, tensors] : tensors_of) {
+    names.insert(names.end(), tensors.begin(), tensors.end());
+  }
+  std::ranges::sort(names);
+  const auto twice = std::ranges::adjacent_find(names);
+  if (twice != names.end()) {
+    throw Error(Kind::input, "duplicate key " + std::string(*twice));
+  }
 }
 
 }  // namespace
@@ -100,22 +162,14 @@ std::string index_json(const ShardSplit& split, std::span<const TensorSpec> tens
   return index.dump(2, ' ', true) + "\n";
 }
 
-std::vector<std::pair<std::string, std::string>> read_weight_map(std::string_view text,
-                                                                 const std::string& path) {
+std::map<std::string, std::vector<std::string>> read_weight_map(std::string_view text,
+                                                                const std::string& path) {
   return with_context(path, [&] {
-    const nlohmann::json index = parse_index(text);
-    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-      throw Error(Kind::input, "no object weight_map");
-    }
-    std::vector<std::pair<std::string, std::string>> files;
-    for (const auto& [tensor, file] : index["weight_map"].items()) {
-      if (!file.is_string() || !is_plain_name(file.get<std::string>())) {
-        throw Error(Kind::input, "weight_map: " + tensor + ": " + file.dump() +
-                                     ", wanted the plain name of a file beside the index");
-      }
-      files.emplace_back(tensor, file.get<std::string>());
-    }
-    return files;
+    IndexReader reader;
+    nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
+    if (!reader.has_map) throw Error(Kind::input, "no object weight_map");
+    require_unique(reader.tensors_of);
+    return std::move(reader.tensors_of);
   });
 }
 

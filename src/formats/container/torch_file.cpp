@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view zip_begin = "PK\3\4";
 constexpr std::uint64_t head_size = 512, tar_magic_at = 257;
-constexpr std::uint64_t max_small_record = 64;
+constexpr std::uint64_t max_small_record = 64, max_name_bytes = std::uint64_t{64} << 20;
 constexpr int first_version = 1, last_version = 10;
 
 /// The records of an archive by name without its folder.
@@ -107,15 +107,14 @@ TorchContent read_archive(const ByteSource& source, const PickleLimits& limits) 
 /// Collects the tensors below a value and leaves dtype and shape of each in their place.
 class TensorWalk {
  public:
-  TensorWalk(const TorchContent& content, FileIndex& index, const PickleLimits& limits)
-      : content_(content), index_(index), names_left_(limits.bytes) {}
+  TensorWalk(const TorchContent& content, FileIndex& index) : content_(content), index_(index) {}
 
   void visit(Json& value, const std::string& name) {
     if (value.is_array()) return visit_items(value, name);
     if (!value.is_object()) return;
     const auto tag = value.find("!");
     if (tag == value.end()) {
-      for (auto& [key, member] : value.items()) visit(member, joined(name, key));
+      for (auto& [key, member] : value.items()) visit_below(member, name, key);
     } else if (*tag == "tensor") {
       take(value, name);
     } else if (*tag == "dict") {
@@ -131,23 +130,30 @@ class TensorWalk {
   }
 
  private:
-  static std::string joined(const std::string& name, const std::string& key) {
-    return name.empty() ? key : name + "." + key;
+  /// Visits what a key leads to. Long keys far up would make every name below them long.
+  void visit_below(Json& value, const std::string& name, const std::string& key) {
+    if (!value.is_structured()) return;
+    charge(name.size() + key.size());
+    visit(value, name.empty() ? key : name + "." + key);
+  }
+
+  void charge(std::uint64_t bytes) {
+    name_bytes_ += bytes;
+    if (name_bytes_ > max_name_bytes) {
+      throw Error(Kind::input, "the names of its tensors are too long");
+    }
   }
 
   void visit_items(Json& items, const std::string& name) {
     std::size_t i = 0;
-    for (Json& item : items) visit(item, joined(name, std::to_string(i++)));
+    for (Json& item : items) visit_below(item, name, std::to_string(i++));
   }
 
   void visit_pairs(Json& pairs, const std::string& name) {
-    for (Json& pair : pairs) visit(pair[1], joined(name, key_name(pair[0])));
+    for (Json& pair : pairs) visit_below(pair[1], name, key_name(pair[0]));
   }
 
   void take(Json& value, const std::string& name) {
-    if (name.size() > names_left_)
-      throw Error(Kind::input, "the names of its tensors are too long");
-    names_left_ -= name.size();
     if (!names_.insert(name).second) {
       throw Error(Kind::input, "two tensors are called \"" + name + "\"");
     }
@@ -172,7 +178,7 @@ class TensorWalk {
 
   const TorchContent& content_;
   FileIndex& index_;
-  std::uint64_t names_left_;
+  std::uint64_t name_bytes_ = 0;
   std::unordered_set<std::string> names_;
 };
 
@@ -194,7 +200,7 @@ FileIndex read_any(const ByteSource& source, const std::string& path, const Pick
     throw Error(Kind::input, "neither a zip archive nor a stream of torch.save");
   }
   index.facts = std::move(content.pickle.value);
-  TensorWalk(content, index, limits).visit(index.facts, "");
+  TensorWalk(content, index).visit(index.facts, "");
   return index;
 }
 

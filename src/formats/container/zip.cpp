@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <string_view>
-#include <unordered_set>
 
 #include "core/error.hpp"
 
@@ -18,8 +17,8 @@ constexpr std::uint64_t local_size = 30, central_size = 46, end_size = 22, end64
 constexpr std::uint64_t in_zip64 = 0xffffffff, entries_in_zip64 = 0xffff;
 constexpr std::uint64_t zip64_extra = 1;
 constexpr std::uint64_t encrypted_flag = 1;
-/// Room for some million records; the directory is held in memory.
-constexpr std::uint64_t max_directory = std::uint64_t{1} << 30;
+/// The directory is held in memory; a file of torch has a record for each tensor.
+constexpr std::uint64_t max_directory = std::uint64_t{32} << 20, max_entries = 300'000;
 
 Error bad(const std::string& text) {
   return {Kind::input, "zip: " + text};
@@ -83,7 +82,10 @@ Directory find_directory(const ByteSource& source) {
     require_same(directory.entries, wide.entries, entries_in_zip64);
     directory = wide;
   }
-  if (directory.bytes > max_directory || directory.offset > end_of_directory ||
+  if (directory.bytes > max_directory) {
+    throw bad("a central directory of more than " + std::to_string(max_directory) + " bytes");
+  }
+  if (directory.offset > end_of_directory ||
       directory.bytes != end_of_directory - directory.offset) {
     throw bad("the central directory of " + std::to_string(directory.bytes) + " bytes at " +
               std::to_string(directory.offset) + " does not end at the end record, byte " +
@@ -92,6 +94,9 @@ Directory find_directory(const ByteSource& source) {
   if (directory.entries > directory.bytes / central_size) {
     throw bad(std::to_string(directory.entries) + " entries in a directory of " +
               std::to_string(directory.bytes) + " bytes");
+  }
+  if (directory.entries > max_entries) {
+    throw bad("more than " + std::to_string(max_entries) + " records");
   }
   return directory;
 }
@@ -171,6 +176,14 @@ ZipRecord locate(const ByteSource& source, Entry entry, std::uint64_t directory_
   return std::move(record);
 }
 
+void require_unique(const std::vector<ZipRecord>& records) {
+  std::vector<std::string_view> names;
+  for (const ZipRecord& record : records) names.push_back(record.name);
+  std::sort(names.begin(), names.end());
+  const auto twice = std::adjacent_find(names.begin(), names.end());
+  if (twice != names.end()) throw bad("record " + std::string(*twice) + " occurs twice");
+}
+
 }  // namespace
 
 std::vector<ZipRecord> read_zip(const ByteSource& source) {
@@ -179,7 +192,6 @@ std::vector<ZipRecord> read_zip(const ByteSource& source) {
       read_bytes(source, directory.offset, directory.bytes, "zip: central directory");
   std::string_view rest = bytes;
   std::vector<ZipRecord> records;
-  std::unordered_set<std::string> names;
   struct Range {
     std::uint64_t begin, end;
     std::size_t record;
@@ -188,13 +200,11 @@ std::vector<ZipRecord> read_zip(const ByteSource& source) {
   for (std::uint64_t i = 0; i < directory.entries; ++i) {
     Entry entry = take_entry(rest);
     const std::uint64_t begin = entry.record.offset;
-    if (!names.insert(entry.record.name).second) {
-      throw bad("record " + entry.record.name + " occurs twice");
-    }
     records.push_back(locate(source, std::move(entry), directory.offset));
     ranges.push_back({begin, records.back().offset + records.back().bytes, records.size() - 1});
   }
   if (!rest.empty()) throw bad("the central directory has more entries than the end record says");
+  require_unique(records);
   std::sort(ranges.begin(), ranges.end(),
             [](const Range& a, const Range& b) { return a.begin < b.begin; });
   for (std::size_t i = 1; i < ranges.size(); ++i) {

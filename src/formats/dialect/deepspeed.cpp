@@ -84,7 +84,7 @@ Source DeepSpeed::open(const Found& found, const std::vector<FileIndex>& indices
   }
   const FileIndex& index = indices.front();
   Found files = found;  // as a folder of one pytorch_model.bin
-  files.facts["weight_map"] = Json::array();
+  files.facts["weight_map"] = Json::object();
   files.facts["warnings"] = Json::array();
   SourceOptions of_folder = options;
   of_folder.iteration.reset();

@@ -33,7 +33,7 @@ auto with_hint(const SourceOptions& options, Work&& work) {
     const bool refused = error.kind() == Kind::input || error.kind() == Kind::incomplete;
     const std::string hint = refused ? foreign_hint(options.path) : "";
     if (hint.empty()) throw;
-    throw Error(Kind::input, error.what() + (": " + hint));
+    throw Error::again(Kind::input, error.what()).with(": " + hint);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "core/error.hpp"
 #include "families/pattern.hpp"
 #include "formats/dialect/dialect.hpp"
 #include "formats/dialect/megds.hpp"
@@ -75,6 +76,18 @@ std::string hint_of_folder(const fs::path& folder) {
   return "";
 }
 
+/// Whether DeepSpeed's file with the name of the latest folder is there, but not that folder.
+bool names_no_folder(const fs::path& root) {
+  try {
+    std::string tag = read_text((root / "latest").string(), 4096);
+    std::erase_if(tag, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
+    std::error_code ignored;
+    return tag.find('/') != std::string::npos || !fs::is_directory(root / tag, ignored);
+  } catch (const Error&) {  // a hint is not worth an error
+    return false;
+  }
+}
+
 }  // namespace
 
 std::string foreign_hint(const std::string& path) {
@@ -94,6 +107,9 @@ std::string foreign_hint(const std::string& path) {
     const bool step = name.starts_with("iter_") || name.starts_with("global_step") ||
                       name == "release" || name == "best_model";
     if (step && fs::is_directory(root / name)) hint = hint_of_folder(root / name);
+  }
+  if (hint.empty() && first_like(names_in(root), "global_step*") && names_no_folder(root)) {
+    hint = (root / "latest").string() + " names none of the folders global_step* beside it";
   }
   return hint;
 }

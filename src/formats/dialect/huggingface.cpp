@@ -198,9 +198,11 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
                                    });
   check_weight_map(found.facts.at("weight_map"), index_file_name(files_), indices, source,
                    problems);
-  source.model = canonical_model(source.family, source.record);
+  source.model =
+      with_context("config.json", [&] { return canonical_model(source.family, source.record); });
 
-  std::vector<StoredTensor> described = fitting_form(source, indices);
+  std::vector<StoredTensor> described =
+      with_context("config.json", [&] { return fitting_form(source, indices); });
   std::set<std::string> wanted;
   for (const StoredTensor& tensor : described) wanted.insert(tensor.name);
   const Places places = tensors_by_name(source.family, indices, wanted, problems);

@@ -46,8 +46,8 @@ Json config_of(const Source& source, const families::Record& record);
 /// A config.json with its dtype, under whichever key it has one, set to torch's name for it.
 Json config_with_dtype(Json config, const Json& dtype);
 
-/// Holds an index's weight_map, [[tensor, file], ...], against the headers of the files: a tensor
-/// elsewhere is a problem, one that only one side has a warning.
+/// Holds an index's weight_map, {file: [tensor, ...], ...}, against the headers of the files: a
+/// tensor elsewhere is a problem, one that only one side has a warning.
 void check_weight_map(const Json& map, const std::string& index_name,
                       const std::vector<FileIndex>& indices, Source& source, Problems& problems);
 

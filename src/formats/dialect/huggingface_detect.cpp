@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "core/checked_json.hpp"
 #include "core/error.hpp"
 #include "formats/container/torch_file.hpp"
 #include "formats/dialect/huggingface.hpp"
@@ -14,7 +15,8 @@ namespace reshard::formats {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr std::uint64_t most_json = std::uint64_t{1} << 30;
+constexpr std::uint64_t largest_config = std::uint64_t{16} << 20,
+                        largest_index = std::uint64_t{64} << 20;
 
 std::string_view single_name(WeightFiles files) {
   return files == WeightFiles::safetensors ? "model.safetensors" : "pytorch_model.bin";
@@ -29,7 +31,7 @@ std::string first_of(const std::vector<std::string>& names) {
 /// What detection finds in a folder.
 struct Weights {
   std::vector<std::string> files;     ///< in Transformers' order of preference; may be empty
-  Json map = Json::array();           ///< [[tensor, file], ...] of the index that names them
+  Json map = Json::object();          ///< {file: [tensor, ...], ...} of the index that names them
   std::vector<std::string> warnings;  ///< what lies beside them and is not read
 };
 
@@ -61,15 +63,14 @@ Weights weights_in(const fs::path& folder, WeightFiles kind) {
   if (const std::string single(single_name(kind)); fs::exists(folder / single)) {
     weights.files = {single};
   } else if (fs::exists(index)) {
-    std::set<std::string> names;
-    for (const auto& [tensor, file] : read_weight_map(read_text(index, most_json), index)) {
-      if (names.insert(file).second && !fs::exists(folder / file)) {
+    for (auto& [file, tensors] : read_weight_map(read_text(index, largest_index), index)) {
+      if (!fs::exists(folder / file)) {
         throw Error(Kind::input, index.string() + ": its weight_map names " + file +
                                      ", which is missing in " + folder.string());
       }
-      weights.map.push_back({tensor, file});
+      weights.map.get_ref<Json::object_t&>().emplace_back(file, std::move(tensors));
+      weights.files.push_back(file);
     }
-    weights.files = {names.begin(), names.end()};
   }
   if (!weights.files.empty()) tell_ignored(folder, kind, weights);
   return weights;
@@ -78,13 +79,12 @@ Weights weights_in(const fs::path& folder, WeightFiles kind) {
 }  // namespace
 
 Json read_json(const std::string& path) {
-  try {
-    Json json = Json::parse(read_text(path, most_json));
-    if (!json.is_object()) throw Error(Kind::input, path + ": not a JSON object");
+  const std::string text = read_text(path, largest_config);
+  return with_context(path, [&] {
+    Json json = json_of_text(text, {32, largest_config});
+    if (!json.is_object()) throw Error(Kind::input, "not a JSON object");
     return json;
-  } catch (const Json::exception& error) {
-    throw Error(Kind::input, path + ": " + error.what());
-  }
+  });
 }
 
 void check_weight_map(const Json& map, const std::string& index_name,
@@ -95,16 +95,18 @@ void check_weight_map(const Json& map, const std::string& index_name,
     for (const TensorEntry& entry : index.tensors) files_of[entry.name].insert(index.path);
   }
   std::vector<std::string> nowhere, left_out;
-  std::set<std::string> listed;
-  for (const Json& pair : map) {
-    const auto tensor = pair[0].get<std::string>(), file = pair[1].get<std::string>();
-    listed.insert(tensor);
-    const auto at = files_of.find(tensor);
-    if (at == files_of.end()) {
-      nowhere.push_back(tensor + " in " + file);
-    } else if (at->second.count(file) == 0) {
-      problems.add(index_name + ": weight_map: " + tensor + " is in " + *at->second.begin() +
-                   ", wanted in " + file);
+  std::set<std::string_view> listed;
+  for (const auto& [file, tensors] : map.items()) {
+    for (const Json& each : tensors) {
+      const auto& tensor = each.get_ref<const std::string&>();
+      listed.insert(tensor);
+      const auto at = files_of.find(tensor);
+      if (at == files_of.end()) {
+        nowhere.push_back(tensor + " in " + file);
+      } else if (at->second.count(file) == 0) {
+        problems.add(index_name + ": weight_map: " + tensor + " is in " + *at->second.begin() +
+                     ", wanted in " + file);
+      }
     }
   }
   for (const auto& [tensor, files] : files_of) {

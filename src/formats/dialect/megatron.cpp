@@ -138,6 +138,12 @@ std::optional<std::uint64_t> whole_number(std::string_view text) {
   return value;
 }
 
+std::optional<std::uint64_t> rank_number(std::string_view text) {
+  constexpr std::uint64_t most = 999'999;
+  const std::optional<std::uint64_t> number = whole_number(text);
+  return number && *number <= most ? number : std::nullopt;
+}
+
 std::string iteration_folder(std::uint64_t iteration) {
   const std::string digits = std::to_string(iteration);
   return "iter_" + std::string(digits.size() < 7 ? 7 - digits.size() : 0, '0') + digits;

@@ -69,11 +69,17 @@ void check_writers(const Parallelism& parallelism, std::uint64_t world,
                    const std::map<std::string, FileRank>& ranks, Source& source,
                    Problems& problems);
 
+/// Error(input) when the dict at the top of a file has more keys, of no tensors, than any run
+/// saves.
+void check_keys(const Json& top, const std::string& name);
+
 /// A checksum of what lies in a few places of a file: enough to tell two ranks' files apart.
 std::uint32_t content_of(const File& file);
 
 /// A text that is one number and nothing else.
 std::optional<std::uint64_t> whole_number(std::string_view text);
+/// The number of a rank or a layer in a file's name; none has a million.
+std::optional<std::uint64_t> rank_number(std::string_view text);
 
 /// "iter_0001000" (megatron.md section 1.1).
 std::string iteration_folder(std::uint64_t iteration);

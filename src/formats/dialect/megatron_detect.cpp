@@ -75,6 +75,18 @@ std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& op
 
 }  // namespace
 
+void check_keys(const Json& top, const std::string& name) {
+  constexpr std::size_t most = 1000;
+  std::size_t others = 0;
+  for (const auto& [key, value] : top.items()) {
+    const bool is_tensor = value.is_object() && value.value("!", Json()) == "tensor";
+    if (!is_tensor && ++others > most) {
+      throw Error(Kind::input, name + ": more than " + std::to_string(most) +
+                                   " keys at the top, of which none is a tensor");
+    }
+  }
+}
+
 std::uint32_t content_of(const File& file) {
   constexpr std::uint64_t places = 16, piece = 4096;
   const std::uint64_t size = file.size();
@@ -110,7 +122,7 @@ std::optional<Found> Megatron::detect(const SourceOptions& options) const {
       const std::string leaf = file.path().filename().string();
       if (leaf == model_file) {
         found.files.push_back(folder + "/" + leaf);
-      } else if (leaf == optimizer_file) {
+      } else if (leaf == optimizer_file && file.is_regular_file()) {
         found.optimizer.push_back({folder + "/" + leaf, file.file_size()});
       } else {
         others.push_back(folder + "/" + leaf);
@@ -144,6 +156,7 @@ FileIndex Megatron::index(const Found& found, const std::string& name) const {
   }
   Json facts = Json::object();
   facts["keys"] = Json::array();
+  check_keys(index.facts, name);
   for (const auto& [key, value] : index.facts.items()) {
     facts["keys"].push_back(key);
     const bool small = value.is_primitive() && !value.is_string();

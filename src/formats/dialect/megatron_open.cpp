@@ -208,8 +208,10 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   read_stages(indices, ranks, source.record.at("layers").get<std::uint64_t>(), source, problems);
   problems.raise();  // what follows would repeat it tensor by tensor
 
-  source.model = canonical_model(source.family, source.record);
-  add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), padded);
+  with_context(indices.front().path, [&] {
+    source.model = canonical_model(source.family, source.record);
+    add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), padded);
+  });
   const bool legacy = std::any_of(
       indices.front().tensors.begin(), indices.front().tensors.end(),
       [](const TensorEntry& e) { return e.name.find(".language_model.") != std::string::npos; });

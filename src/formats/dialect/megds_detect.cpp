@@ -2,6 +2,7 @@
 #include <array>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "core/error.hpp"
 #include "formats/container/torch_file.hpp"
@@ -28,7 +29,7 @@ std::optional<std::vector<std::uint64_t>> numbers_in(std::string_view name,
       name.remove_prefix(1);
     } else {
       const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
-      const auto number = whole_number(name.substr(0, digits));
+      const auto number = rank_number(name.substr(0, digits));
       if (!number) return std::nullopt;
       numbers.push_back(*number);
       name.remove_prefix(digits);
@@ -68,14 +69,13 @@ void check_names(const std::string& unit, const std::vector<std::string>& files)
 
 /// Numbers of the pipeline's layers that a stage's optimizer knows: names begin with them.
 Json layers_of_stage(const Json& shapes) {
-  Json layers = Json::array();
+  std::set<std::uint64_t> layers;
   if (!shapes.is_array()) return layers;
   for (const Json& group : shapes) {
     if (!group.is_object()) continue;
     for (const auto& [name, shape] : group.items()) {
       const auto layer = whole_number(std::string_view(name).substr(0, name.find('.')));
-      const bool known = layer && std::find(layers.begin(), layers.end(), *layer) != layers.end();
-      if (layer && !known) layers.push_back(*layer);
+      if (layer) layers.insert(*layer);
     }
   }
   return layers;
@@ -230,6 +230,7 @@ FileIndex deepspeed_index(const Found& found, const std::string& name) {
     index.facts = {{"root", archive_root(source_of(file))}};
     return index;
   }
+  check_keys(index.facts, name);
   index.facts = model_facts(index.facts);
   index.facts["root"] = archive_root(source_of(file));
   constexpr std::string_view module = "module.";

@@ -253,8 +253,10 @@ Source MegatronDeepSpeed::open(const Found& found, const std::vector<FileIndex>&
   source.training = arguments.training;
   source.choices = choices_of(files, options, arguments, source);
   settle_degrees(files, arguments.degrees, source, problems);
-  source.model = canonical_model(source.family, source.record);
-  add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), padded);
+  with_context(first.path, [&] {
+    source.model = canonical_model(source.family, source.record);
+    add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), padded);
+  });
   const auto layers = source.record.at("layers").get<std::uint64_t>();
   check_layers(files, layers, source.model.find("head.weight") != CanonicalModel::none, problems);
   problems.raise();  // what follows would repeat it tensor by tensor

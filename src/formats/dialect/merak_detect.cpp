@@ -33,8 +33,8 @@ std::optional<RankFolder> rank_folder(std::string_view name) {
   const std::size_t at = name.find(pp_mark);
   RankFolder folder;
   folder.has_stage = at != std::string_view::npos;
-  const auto tp = whole_number(name.substr(0, at));
-  const auto pp = folder.has_stage ? whole_number(name.substr(at + pp_mark.size()))
+  const auto tp = rank_number(name.substr(0, at));
+  const auto pp = folder.has_stage ? rank_number(name.substr(at + pp_mark.size()))
                                    : std::optional<std::uint64_t>(0);
   if (!tp || !pp) return std::nullopt;
   folder.tp = *tp;
@@ -156,7 +156,8 @@ void add_other_files(const fs::path& unit, Found& found) {
       std::string path = name;
       if (!leaf.empty()) path += "/" + leaf;
       if (std::find(found.files.begin(), found.files.end(), path) != found.files.end()) continue;
-      if (leaf.empty() && name.starts_with("zero_dp_rank_") && name.ends_with("_opt_states.pt")) {
+      if (leaf.empty() && name.starts_with("zero_dp_rank_") && name.ends_with("_opt_states.pt") &&
+          fs::is_regular_file(unit / path)) {
         found.optimizer.push_back({path, fs::file_size(unit / path)});
       } else {
         others.push_back(path);
@@ -237,6 +238,7 @@ FileIndex Merak::index(const Found& found, const std::string& name) const {
   FileIndex index = read_torch_file(source_of(file), name);
   if (!index.facts.is_object()) throw Error(Kind::input, name + ": not a dict of tensors");
   Json facts = Json::object();
+  check_keys(index.facts, name);
   facts["flat"] = !index.facts.contains("model");
   facts["keys"] = Json::array();
   for (const auto& [key, value] : index.facts.items()) {

@@ -53,7 +53,7 @@ void count_zero_files(MerakGrid& grid, Source& source, Problems& problems) {
       const std::size_t at = zero.path.find(mark);
       if (at != std::string::npos) {
         const std::string rest = zero.path.substr(at + mark.size());
-        rank[n] = whole_number(rest.substr(0, rest.find('_'))).value_or(0);
+        rank[n] = rank_number(rest.substr(0, rest.find('_'))).value_or(0);
       }
       ++n;
     }
@@ -378,8 +378,10 @@ Source Merak::open(const Found& found, const std::vector<FileIndex>& read,
                 "the head is not tied, and Merak cuts tied embeddings only");
   }
   source.choices["parallel_vocab"] = cut;
-  source.model = canonical_model(source.family, source.record);
-  add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), rows);
+  with_context(indices.front().path, [&, stored = rows] {
+    source.model = canonical_model(source.family, source.record);
+    add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), stored);
+  });
   Json choices = source.choices;
   for (const char* beyond : {"buffers", "traced_positions"}) choices.erase(beyond);
   const MerakRows described(source.family, source.record, choices, grid.tp, rows, source.model);

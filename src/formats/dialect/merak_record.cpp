@@ -231,9 +231,9 @@ void settle_merak_record(const SourceOptions& options, const std::vector<FileInd
     guessed = true;
   }
   if (!source.config.is_object()) {
-    throw Error(Kind::input,
-                "no names of a family that reshard knows in Merak's files: give the model's "
-                "config.json with --config");
+    throw Error(Kind::input, indices.front().path +
+                                 ": has no names of a family that reshard knows: give the model's "
+                                 "config.json with --config");
   }
   source.family = options.family.empty() ? families::family_of_config(source.config)
                                          : family_named(options.family);

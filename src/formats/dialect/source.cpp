@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "families/pattern.hpp"
+#include "formats/file.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -50,6 +51,7 @@ std::string first_few(const std::vector<std::string>& names) {
 }  // namespace
 
 void Problems::add(std::string text) {
+  text = printable(text);
   if (known_.insert(text).second) texts_.push_back(std::move(text));
 }
 
@@ -57,12 +59,12 @@ void Problems::raise() const {
   constexpr std::size_t most = 20;
   if (texts_.empty()) return;
   if (texts_.size() == 1) throw Error(Kind::input, texts_.front());
-  std::string text = std::to_string(texts_.size()) + " problems:";
-  for (std::size_t i = 0; i < std::min(most, texts_.size()); ++i) text += "\n  " + texts_[i];
+  std::vector<std::string> lines = {std::to_string(texts_.size()) + " problems:"};
+  for (std::size_t i = 0; i < std::min(most, texts_.size()); ++i) lines.push_back("  " + texts_[i]);
   if (texts_.size() > most) {
-    text += "\n  and " + std::to_string(texts_.size() - most) + " more";
+    lines.push_back("  and " + std::to_string(texts_.size() - most) + " more");
   }
-  throw Error(Kind::input, text);
+  throw Error::of_lines(Kind::input, lines);
 }
 
 std::vector<Companion> companions_in(const std::string& folder) {
@@ -71,6 +73,7 @@ std::vector<Companion> companions_in(const std::string& folder) {
       "added_tokens.json",       "vocab.*",     "merges.txt",
       "chat_template.*",         "*.py",        "*.model",
       "preprocessor_config.json"};
+  constexpr std::uint64_t largest_companion = std::uint64_t{1} << 30;
   std::vector<Companion> found;
   if (folder.empty() || !std::filesystem::is_directory(folder)) return found;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
@@ -78,9 +81,15 @@ std::vector<Companion> companions_in(const std::string& folder) {
     const bool wanted = std::any_of(patterns.begin(), patterns.end(), [&](const char* pattern) {
       return families::matches(pattern, name);
     });
-    if (wanted && entry.is_regular_file()) {
-      found.push_back({name, entry.path().string(), entry.file_size(), 0});
+    if (!wanted || (!entry.is_symlink() && entry.is_directory())) continue;
+    require_file(entry.path().string());
+    const std::uint64_t bytes = entry.file_size();
+    if (bytes > largest_companion) {
+      throw Error(Kind::input, entry.path().string() + ": " + std::to_string(bytes) +
+                                   " bytes, such a file is carried along up to " +
+                                   std::to_string(largest_companion));
     }
+    found.push_back({name, entry.path().string(), bytes, 0});
   }
   std::sort(found.begin(), found.end(),
             [](const Companion& a, const Companion& b) { return a.name < b.name; });

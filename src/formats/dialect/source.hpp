@@ -50,7 +50,8 @@ struct Companion {
   std::uint64_t bytes = 0;
   std::uint64_t offset = 0;  ///< in the file at `path`, of one that lies in it
 };
-/// The companions in a folder of Hugging Face files, by name.
+/// The companions in a folder of Hugging Face files, by name; Error(input) when one of their names
+/// is that of something else than a file.
 std::vector<Companion> companions_in(const std::string& folder);
 Json to_json(const std::vector<Companion>& companions);
 std::vector<Companion> companions_from_json(const Json& json);
