@@ -20,6 +20,7 @@ struct Model {
   families::Family family;
   const families::ModelType* type = nullptr;
   Json given;
+  bool free_width = false;  ///< of the feed-forward layers, also where the family has a formula
 
   [[nodiscard]] const families::Line* line(const std::string& name) const {
     const auto at = std::find_if(type->lines.begin(), type->lines.end(),
@@ -29,6 +30,12 @@ struct Model {
   [[nodiscard]] bool has_experts() const { return line("experts") != nullptr; }
   /// The width of the layers that hold most parameters.
   [[nodiscard]] std::string width_name() const { return has_experts() ? "expert_ffn" : "ffn"; }
+  /// Whether that width is 4 * hidden, or what else the family's formula makes it.
+  [[nodiscard]] bool width_follows() const {
+    const families::Line* const width = line(width_name());
+    return width == nullptr ||
+           (!free_width && width->definition.kind == families::Definition::Kind::formula);
+  }
 };
 
 std::uint64_t number(const Json& sizes, const char* name) {
@@ -36,9 +43,11 @@ std::uint64_t number(const Json& sizes, const char* name) {
 }
 
 /// A model of a few thousand parameters in which no two sizes are equal.
-Json tiny_sizes() {
-  return {{"layers", 4}, {"hidden", 48},     {"heads", 4},   {"groups", 2},
-          {"ffn", 80},   {"expert_ffn", 40}, {"vocab", 250}, {"positions", 64}};
+Json tiny_sizes(const Model& model) {
+  Json sizes = {{"layers", 4},      {"hidden", 48}, {"heads", 4},     {"groups", 2},
+                {"expert_ffn", 40}, {"vocab", 250}, {"positions", 64}};
+  if (!model.width_follows()) sizes["ffn"] = 80;
+  return sizes;
 }
 
 /// What follows from the sizes, where neither they nor the user say it.
@@ -113,47 +122,73 @@ std::uint64_t count_parameters(const Model& model, const Json& sizes) {
   return sum;
 }
 
+/// From so many parameters on a sample has the vocabulary and positions of a model in use.
+constexpr std::uint64_t large_model = 100'000'000;
+
 /// Nearest multiple of `step`, at least one.
 std::uint64_t near(double value, std::uint64_t step) {
   const auto times = static_cast<std::uint64_t>(std::max(1.0, std::round(value / double(step))));
   return times * step;
 }
 
-/// What the llama models have for a width, half of it in an expert.
-double plain_width(const Model& model, std::uint64_t hidden) {
-  return (model.has_experts() ? 4.0 : 8.0) / 3 * static_cast<double>(hidden);
+/// The size that closes the gap to the wanted parameters, for degrees of parallelism shall divide
+/// the others: what it usually is and how far from that it may go.
+struct Closing {
+  std::string name;  ///< empty: the user gave it
+  double usual = 0, least = 0, most = 0;
+  std::uint64_t step = 1;
+};
+
+std::uint64_t width_step(std::uint64_t hidden) {
+  return hidden >= 1024 ? 256 : 32;
 }
 
-/// The sizes of one width and depth whose parameters come nearest to those wanted: the width of
-/// the feed-forward layers closes the gap, for degrees of parallelism shall divide the rest.
+/// The width of the feed-forward layers (usually that of the llama models, half of it in an
+/// expert), or the vocabulary where that width follows from hidden.
+Closing closing_of(const Model& model, std::uint64_t hidden, std::uint64_t vocab) {
+  Closing closing{model.width_name(), 0, 0, 0, width_step(hidden)};
+  closing.usual = (model.has_experts() ? 4.0 : 8.0) / 3 * static_cast<double>(hidden);
+  closing.least = closing.usual / 4;
+  closing.most = closing.usual * 2;
+  if (model.width_follows()) {
+    const auto usual = static_cast<double>(vocab);
+    closing = {"vocab", usual, usual / 8, usual * 4, 1};
+  }
+  if (model.given.contains(closing.name)) closing.name.clear();
+  return closing;
+}
+
+/// The sizes of one width and depth whose parameters come nearest to those wanted.
 Json fitted(const Model& model, std::uint64_t hidden, std::uint64_t layers, std::uint64_t vocab,
             std::uint64_t wanted) {
   const std::uint64_t head_dim = hidden % 1024 == 0 && wanted > 4'000'000'000 ? 128 : 64;
   const std::uint64_t heads = std::max<std::uint64_t>(hidden / head_dim, 1);
-  const std::uint64_t step = hidden >= 1024 ? 256 : 32;
   Json sizes = {{"layers", layers}, {"hidden", hidden},
                 {"heads", heads},   {"groups", heads % 8 == 0 ? 8 : heads},
-                {"vocab", vocab},   {"positions", 4096}};
-  const double plain = plain_width(model, hidden);
-  const std::string width = model.width_name();
-  sizes["ffn"] = near(8.0 / 3 * static_cast<double>(hidden), step);
-  sizes["expert_ffn"] = near(plain, step);
-  if (model.line(width) == nullptr || model.given.contains(width)) return sizes;
-  const auto first = number(sizes, width.c_str());
+                {"vocab", vocab},   {"positions", wanted >= large_model ? 4096 : 1024}};
+  const Closing closing = closing_of(model, hidden, vocab);
+  if (!model.width_follows()) {
+    const std::uint64_t step = width_step(hidden);
+    sizes["ffn"] = near(8.0 / 3 * static_cast<double>(hidden), step);
+    sizes["expert_ffn"] = near(4.0 / 3 * static_cast<double>(hidden), step);
+  }
+  if (closing.name.empty()) return sizes;
+  const auto first = number(sizes, closing.name.c_str());
   Json wider = sizes;
-  wider[width] = first + step;
+  wider[closing.name] = first + closing.step;
   const auto base = static_cast<double>(count_parameters(model, sizes));
   const double slope = static_cast<double>(count_parameters(model, wider)) - base;
-  const double missing = static_cast<double>(wanted) - base;
-  const double better = static_cast<double>(first) + missing / slope * static_cast<double>(step);
-  sizes[width] = near(std::clamp(better, plain / 4, plain * 2), step);
+  const double steps = (static_cast<double>(wanted) - base) / slope;
+  const double better = static_cast<double>(first) + steps * static_cast<double>(closing.step);
+  sizes[closing.name] = near(std::clamp(better, closing.least, closing.most), closing.step);
   return sizes;
 }
 
 /// A ladder of widths and depths like those of the llama models; of what lies within 3 % the one
-/// whose depth and width fit best is taken.
+/// whose depth and closing size fit best is taken. A width that follows from others is given up
+/// where nothing fits with it.
 Json sizes_for(const Model& model, std::uint64_t wanted) {
-  const bool large = wanted >= 100'000'000;
+  const bool large = wanted >= large_model;
   const std::uint64_t vocab = model.given.value("vocab", std::uint64_t{large ? 32000u : 1003u});
   const std::uint64_t step = large ? 512 : 64;
   constexpr std::array<std::uint64_t, 15> depths = {2,  4,  6,  8,  12, 16, 20, 24,
@@ -162,20 +197,29 @@ Json sizes_for(const Model& model, std::uint64_t wanted) {
   double least = INFINITY;
   for (std::uint64_t hidden = step; hidden <= 32 * step || (large && hidden <= 20480);
        hidden += step) {
-    if (vocab * hidden > wanted) break;
+    const Closing closing = closing_of(model, hidden, vocab);
+    const double rows = closing.name == "vocab" ? closing.least : static_cast<double>(vocab);
+    if (rows * static_cast<double>(hidden) > static_cast<double>(wanted)) break;
     for (const std::uint64_t layers : depths) {
       const double ratio = static_cast<double>(hidden) / static_cast<double>(layers) / 96;
       double off = std::abs(std::log(ratio));
       if (off >= least || off > 2) continue;
       const Json sizes = fitted(model, hidden, layers, vocab, wanted);
-      const auto width = static_cast<double>(number(sizes, model.width_name().c_str()));
-      off += std::abs(std::log(width / plain_width(model, hidden)));
+      if (!closing.name.empty()) {
+        const auto size = static_cast<double>(number(sizes, closing.name.c_str()));
+        off += std::abs(std::log(size / closing.usual));
+      }
       if (off >= least) continue;
       const double seen = static_cast<double>(count_parameters(model, sizes));
       if (std::abs(seen / static_cast<double>(wanted) - 1) > 0.03) continue;
       least = off;
       best = sizes;
     }
+  }
+  if (best.is_null() && model.width_follows() && model.line(model.width_name()) != nullptr) {
+    Model freed = model;
+    freed.free_width = true;
+    return sizes_for(freed, wanted);
   }
   if (best.is_null()) {
     throw Error(Kind::usage, "no sizes of family " + model.family.name + " give " +
@@ -226,7 +270,7 @@ Source sample_source(const SampleOptions& options) {
   const auto type = std::find_if(types.begin(), types.end(),
                                  [&](const auto& each) { return each.name == options.family; });
   model.type = type == types.end() ? &types.front() : &*type;
-  const Json sizes = options.parameters ? sizes_for(model, *options.parameters) : tiny_sizes();
+  const Json sizes = options.parameters ? sizes_for(model, *options.parameters) : tiny_sizes(model);
 
   Source source;
   source.family = model.family;
