@@ -44,7 +44,7 @@ MerakGrid grid_of(const Found& found, Problems& problems) {
 
 /// ZeRO files tell the data-parallel degree; theirs must be the model files' grid.
 void count_zero_files(MerakGrid& grid, Source& source, Problems& problems) {
-  std::set<std::array<std::uint64_t, 3>> found;
+  std::map<std::array<std::uint64_t, 3>, std::string> found;
   std::uint64_t tp = 1, pp = 1;
   for (const SourceFile& zero : source.found.optimizer) {
     std::array<std::uint64_t, 3> rank{};
@@ -57,7 +57,11 @@ void count_zero_files(MerakGrid& grid, Source& source, Problems& problems) {
       }
       ++n;
     }
-    found.insert(rank);
+    const auto [at, is_new] = found.emplace(rank, zero.path);
+    if (!is_new) {
+      problems.add(zero.path + " and " + at->second +
+                   " are the same rank's: ZeRO files of two runs");
+    }
     grid.dp = std::max(grid.dp, rank[0] + 1);
     tp = std::max(tp, rank[1] + 1);
     pp = std::max(pp, rank[2] + 1);
