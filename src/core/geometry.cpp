@@ -69,7 +69,7 @@ void check_targets(const Geometry& geometry) {
   }
   for (std::uint32_t t = 0; t < boxes.size(); ++t) {
     const CanonicalTensor& tensor = geometry.model[t];
-    if (tensor.role.find(".padding.") != std::string::npos) continue;
+    if (is_padding(tensor.role)) continue;
     if (!with_context(tensor.role, [&] { return covers(std::move(boxes[t]), tensor.shape); })) {
       throw Error(Kind::input, tensor.role + ": the target has no place for all its elements");
     }

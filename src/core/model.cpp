@@ -86,6 +86,10 @@ Placement in_order(std::uint64_t offset, Spans spans, std::uint32_t index,
 
 }  // namespace
 
+bool is_padding(std::string_view role) {
+  return role.find(".padding.") != std::string_view::npos;
+}
+
 std::uint32_t CanonicalModel::add(CanonicalTensor tensor) {
   const auto index = static_cast<std::uint32_t>(tensors_.size());
   if (!by_role_.emplace(tensor.role, index).second) {

@@ -21,6 +21,9 @@ struct CanonicalTensor {
   Shape shape;
 };
 
+/// Whether a role is that of padding rows of a vocabulary, "embedding.padding.weight".
+bool is_padding(std::string_view role);
+
 /// The canonical tensors of a model, found by role; their order is the model's.
 class CanonicalModel {
  public:

@@ -24,10 +24,6 @@ struct Pair {
   Box box;
 };
 
-bool is_padding(std::string_view role) {
-  return role.find(".padding.") != std::string_view::npos;
-}
-
 std::string text_of(float value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.9g", static_cast<double>(value));

@@ -188,7 +188,7 @@ void compare_replicas(const Comm& comm, const Geometry& geometry, const Plan& pl
       if (piece.replica_of == SourcePiece::no_replica) continue;
       const CanonicalTensor& tensor = geometry.model[piece.placement.tensor];
       const SourcePiece& first = geometry.pieces[piece.replica_of];
-      if (tensor.role.find(".padding.") != std::string::npos) continue;
+      if (is_padding(tensor.role)) continue;
       if (found[piece.original] == read[first.original]) continue;
       throw Error(Kind::input,
                   tensor.role + ": " + piece.name + " in " + geometry.sources[piece.file].path +

@@ -157,7 +157,7 @@ void add_padding(CanonicalModel& model, std::uint64_t vocab, std::uint64_t padde
 std::uint64_t parameter_count(const CanonicalModel& model) {
   std::uint64_t count = 0;
   for (const CanonicalTensor& tensor : model.tensors()) {
-    if (tensor.role.find(".padding.") == std::string::npos) count += elements(tensor.shape);
+    if (!is_padding(tensor.role)) count += elements(tensor.shape);
   }
   return count;
 }
@@ -167,7 +167,7 @@ std::vector<std::string> uncovered_roles(const CanonicalModel& model,
   std::vector<std::string> roles;
   for (std::size_t t = 0; t < covered.size(); ++t) {
     const std::string& role = model.tensors()[t].role;
-    if (!covered[t] && role.find(".padding.") == std::string::npos) roles.push_back(role);
+    if (!covered[t] && !is_padding(role)) roles.push_back(role);
   }
   return roles;
 }
