@@ -240,20 +240,26 @@ std::pair<std::uint64_t, bool> stored_vocabulary(const std::vector<FileIndex>& i
   return {all, true};
 }
 
-/// Files of a stage with parts of their own cannot be equal; those of replicas alone may be.
-void check_contents(const std::vector<FileIndex>& indices, const std::vector<bool>& split_stages,
+/// Files with parts of their own cannot be equal; those of replicas and padding alone may be.
+void check_contents(const std::vector<FileIndex>& indices, const std::set<std::string>& own,
                     Problems& problems) {
   std::map<std::pair<std::uint64_t, std::string>, std::string> file_of;
   for (const FileIndex& index : indices) {
-    const std::uint64_t stage = rank_of(index).second;
-    if (!split_stages[stage]) continue;
-    const auto [at, is_new] =
-        file_of.emplace(std::pair(stage, index.facts.at("content").dump()), index.path);
+    if (own.count(index.path) == 0) continue;
+    const auto [at, is_new] = file_of.emplace(
+        std::pair(rank_of(index).second, index.facts.at("content").dump()), index.path);
     if (!is_new) {
       problems.add(index.path + ": has the bytes of " + at->second +
                    ": one rank's file lies here twice");
     }
   }
+}
+
+/// Whether a stored tensor has a number of the model, not padding of the vocabulary alone.
+bool has_numbers(const StoredTensor& stored, const CanonicalModel& model) {
+  return std::any_of(
+      stored.placements.begin(), stored.placements.end(),
+      [&](const Placement& placement) { return !is_padding(model[placement.tensor].role); });
 }
 
 /// Layers by the stage that holds their first tensor.
@@ -287,33 +293,35 @@ void match_files(const MerakRows& rows, const std::vector<FileIndex>& indices, S
       if (wanted.count(name) != 0) held[rank_of(index).second].insert(name);
     }
   }
-  std::vector<bool> split_stages(held.size(), false);
   for (const auto& [name, tensor] : wanted) {
     bool found = rows.is_copy(tensor);
     for (std::uint64_t s = 0; s < held.size(); ++s) {
       if (held[s].count(name) == 0) continue;
       found = true;
-      split_stages[s] = split_stages[s] || rows.is_split(tensor);
       if (tensor.layer) stages[*tensor.layer].push_back(s);
     }
     if (!found) problems.add(name + ": no stage's file holds it");
   }
   for (std::vector<std::uint64_t>& each : stages) std::sort(each.begin(), each.end());
   count_layers(stages, source);
-  check_contents(indices, split_stages, problems);
+  std::set<std::string> own;
   for (const FileIndex& index : indices) {
     problems.collect([&] {
       const auto [tp, stage] = rank_of(index);
       Shard shard{index.path, {}};
       for (const std::string& name : held[stage]) {
-        shard.tensors.push_back(rows.stored(wanted.at(name), "*", tp));
-        shard.tensors.back().optional = false;
+        const MerakTensor& tensor = wanted.at(name);
+        shard.tensors.push_back(rows.stored(tensor, "*", tp));
+        StoredTensor& stored = shard.tensors.back();
+        stored.optional = false;
+        if (rows.is_split(tensor) && has_numbers(stored, source.model)) own.insert(index.path);
       }
       match_shard(
           shard, index, spelled,
           [&](std::string_view name) { return is_ignored(rows.table(), name); }, source, problems);
     });
   }
+  check_contents(indices, own, problems);
 }
 
 /// What lies beside the model in a file: the iteration travels, the rest is dropped.
