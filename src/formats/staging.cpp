@@ -80,11 +80,11 @@ std::string described(const std::string& folder) {
 }  // namespace
 
 Staging plan_staging(const std::string& target_path, const Target& target,
-                     const std::string& source_unit, bool overwrite) {
+                     const std::string& source_path, bool overwrite) {
   const fs::path root = resolved(target_path);
   const fs::path unit = target.unit == "." ? root : root / target.unit;
-  if (!source_unit.empty()) {
-    const fs::path source = resolved(source_unit);
+  if (!source_path.empty()) {
+    const fs::path source = resolved(source_path);
     if (is_inside(unit, source) || is_inside(source, unit)) {
       throw Error(Kind::usage,
                   unit.string() + ": source " + source.string() + " and target lie in one another");

@@ -29,9 +29,9 @@ struct Staging {
 
 /// Checks that the unit may be written and names its staging. Error(usage) when it exists and is
 /// not empty without `overwrite`, when it is a file, when the root above it is a checkpoint of its
-/// own, or when source (if it is not "") and unit lie in one another.
+/// own, or when source (a unit or a file, if it is not "") and unit lie in one another.
 Staging plan_staging(const std::string& target_path, const Target& target,
-                     const std::string& source_unit, bool overwrite);
+                     const std::string& source_path, bool overwrite);
 /// Error(usage) when the unit exists and is not empty.
 void check_unoccupied(const Staging& staging);
 /// Makes the folder above the unit, in which the lock lies.

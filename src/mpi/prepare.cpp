@@ -1,5 +1,7 @@
 #include "mpi/prepare.hpp"
 
+#include <filesystem>
+
 #include "formats/dialect/rows.hpp"
 #include "mpi/open_source.hpp"
 #include "mpi/replicas.hpp"
@@ -26,7 +28,10 @@ Prepared prepare(const Comm& comm, const Wish& wish,
     }
     p.geometry = formats::make_geometry(p.source, p.target, p.layouts);
   });
-  p.staging = agree_on_staging(comm, wish.target.path, p.target, p.source.found.unit,
+  // A file as source leaves the rest of its folder free.
+  const bool is_file = std::filesystem::is_regular_file(wish.source.path);
+  p.staging = agree_on_staging(comm, wish.target.path, p.target,
+                               is_file ? wish.source.path : p.source.found.unit,
                                wish.overwrite || wish.resume);
   done("describe");
   return p;

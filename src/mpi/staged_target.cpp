@@ -18,13 +18,13 @@ std::string difference(const std::string& theirs, const std::string& mine) {
 }  // namespace
 
 formats::Staging agree_on_staging(const Comm& comm, const std::string& target_path,
-                                  const formats::Target& target, const std::string& source_unit,
+                                  const formats::Target& target, const std::string& source_path,
                                   bool overwrite) {
   std::string text;
   agree(comm, "describe", [&] {
     if (comm.rank() != 0) return;
     const formats::Staging staging =
-        formats::plan_staging(target_path, target, source_unit, overwrite);
+        formats::plan_staging(target_path, target, source_path, overwrite);
     text = Json({staging.folder, staging.unit, staging.root, staging.makes_parent}).dump();
   });
   const Json shared = Json::parse(broadcast(comm, text, 0));

@@ -20,7 +20,7 @@ namespace reshard::mpi {
 /// Collective. Where a target will grow and whether it may (formats::plan_staging), the same on all
 /// ranks.
 formats::Staging agree_on_staging(const Comm& comm, const std::string& target_path,
-                                  const formats::Target& target, const std::string& source_unit,
+                                  const formats::Target& target, const std::string& source_path,
                                   bool overwrite);
 
 /// What is to grow, and how.

@@ -102,8 +102,14 @@ const Dialect& dialect_named(std::string_view name) {
   throw Error(Kind::usage, "no format '" + std::string(name) + "'; there are " + dialect_names());
 }
 
-Found detect(const SourceOptions& options) {
-  if (!fs::exists(options.path)) throw Error(Kind::input, options.path + ": does not exist");
+Found detect(const SourceOptions& wanted) {
+  SourceOptions options = wanted;
+  for (const std::string& path : {options.path, options.config}) {
+    if (!path.empty() && !fs::exists(path)) throw Error(Kind::input, path + ": does not exist");
+  }
+  if (fs::is_regular_file(options.path) && !fs::path(options.path).has_parent_path()) {
+    options.path = "./" + options.path;  // its folder has a name then
+  }
   check_tokenizer(options.tokenizer);
   std::optional<Found> found;
   if (!options.from.empty()) {
