@@ -39,6 +39,9 @@ class Merak final : public Dialect {
                                 Problems& problems) const override;
 };
 
+/// Beside our own files: what a run must be told to load them.
+inline constexpr std::string_view run_file = "reshard.json";
+
 /// How the dialect's table makes rows from those of a family ("derive").
 struct MerakTable {
   struct Rule {

@@ -149,7 +149,7 @@ std::optional<std::string> single_file(const fs::path& path, const SourceOptions
 void add_other_files(const fs::path& unit, Found& found) {
   Json& others = found.facts["others"];
   for (const std::string& name : names_in(unit)) {
-    if (name == hf_config_folder || name == "reshard.json") continue;
+    if (name == hf_config_folder || name == run_file) continue;
     const std::vector<std::string> inner =
         fs::is_directory(unit / name) ? names_in(unit / name) : std::vector<std::string>{""};
     for (const std::string& leaf : inner) {
@@ -222,10 +222,9 @@ std::optional<Found> Merak::detect(const SourceOptions& options) const {
   const fs::path kept = *unit / hf_config_folder;
   const std::string config =
       options.config.empty() ? (kept / "config.json").string() : options.config;
-  if (!options.config.empty() && !fs::exists(config)) {
-    throw Error(Kind::input, config + ": does not exist");
-  }
   found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
+  const fs::path run = *unit / run_file;
+  found.facts["run"] = fs::exists(run) ? read_json(run.string()) : Json::object();
   found.facts["others"] = Json::array();
   if (fs::is_directory(path)) add_other_files(*unit, found);
   found.facts["companions"] =

@@ -225,6 +225,8 @@ std::pair<std::uint64_t, bool> stored_vocabulary(const std::vector<FileIndex>& i
   if (rows.size() != 1) throw Error(Kind::input, "no embedding, or several sizes of it");
   const std::uint64_t mine = *rows.begin();
   const std::uint64_t all = checked_product(mine, grid.tp);
+  const Json written = source.found.facts.at("run").value("vocab_rows", Json());
+  if (written == mine || written == all) return {written.get<std::uint64_t>(), written != mine};
   const Json& args = indices.front().facts.at("args");
   const Json told = args.is_object() ? args.value("parallel_vocab", Json()) : Json();
   // More rows than the vocabulary are padding, which tools give to blocks only. Were such a tensor

@@ -272,7 +272,7 @@ void add_own_files(const Source& source, const families::Record& record, const M
                     {"partition", stages.bounds},
                     {"vocab_rows", plan.rows},
                     {"flags", stages.flags}};
-  target.files.push_back(plain_file("reshard.json", run.dump(2) + "\n"));
+  target.files.push_back(plain_file(std::string(run_file), run.dump(2) + "\n"));
 }
 
 }  // namespace
