@@ -76,6 +76,23 @@ void describe_stages(const Parallelism& p, bool legacy, Json& degrees) {
   degrees["stage_layout"] = layout + "L";
 }
 
+/// What the code of Megatron's legacy models leaves out, whatever args say (its language_model.py
+/// and transformer.py): a window of attention, and of rotary positions all but their share and a
+/// linear factor. A source of that form was computed by code that we do not know.
+void check_legacy(const Source& source, const families::Record& record, Problems& problems) {
+  if (source.found.dialect == "megatron" && source.choices.at("legacy_names") == true) return;
+  const auto refuse = [&](const char* name, bool fits) {
+    if (fits) return;
+    problems.add(std::string(name) + " " + record.at(name).dump() +
+                 ": Megatron's legacy models do not compute it: wanted --megatron-names mcore");
+  };
+  refuse("window", record.at("window").is_null());
+  if (record.at("position") != "rope") return;
+  refuse("rope_base", record.at("rope_base") == 10000.0);
+  refuse("rope_scaling",
+         record.at("rope_scaling").is_null() || record.at("rope_scaling") == "linear");
+}
+
 /// Megatron's own kind of tokenizer learns its size from args, which must mean the rows that are
 /// written (tables/arguments/megatron.json, "vocab").
 void fit_null_tokenizer(std::uint64_t vocab, Json& args) {
@@ -224,6 +241,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   const MegatronRows rows(names, record, known_choices(families::load_dialect(names), choices), p,
                           padded_vocab, source.model, options.vocab_fill == VocabFill::last);
 
+  if (legacy) check_legacy(source, record, problems);
   Json args;
   problems.collect([&] {
     Json carried = source.args.is_object() ? source.args : Json::object();
