@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 
-#include "core/error.hpp"
 #include "families/pattern.hpp"
 
 namespace reshard::formats {
@@ -26,16 +25,6 @@ std::string put(std::string name, std::string_view mark, std::uint64_t value) {
   return name;
 }
 
-FactorBlock block_of(const MegatronRows& megatron, const families::Row& row,
-                     const std::string& factor, std::uint64_t rank, std::uint64_t degree) {
-  const std::uint64_t size = megatron.rows.size(row, factor);
-  if (size % degree != 0) {
-    throw Error(Kind::input, row.name + ": " + factor + " " + std::to_string(size) +
-                                 " does not divide by " + std::to_string(degree) + " ranks");
-  }
-  return {rank * size / degree, (rank + 1) * size / degree};
-}
-
 /// Makes the stored tensors of one row, chunk and rank.
 class ShardMaker {
  public:
@@ -47,18 +36,18 @@ class ShardMaker {
     const families::Row& row = megatron_.rows.rows()[number];
     Blocks blocks;
     if (!row.split.empty()) {
-      blocks[row.split] = block_of(megatron_, row, row.split, rank_.tp, parallelism_.tp);
+      blocks[row.split] = megatron_.rows.block(row, row.split, rank_.tp, parallelism_.tp);
     }
     if (!row.expert_split.empty()) {
       blocks[row.expert_split] =
-          block_of(megatron_, row, row.expert_split, rank_.etp, parallelism_.etp);
+          megatron_.rows.block(row, row.expert_split, rank_.etp, parallelism_.etp);
     }
     const std::string name = prefix + put(row.name, "{L}", local_layer);
     if (row.expert_split.empty()) {
       tensors.push_back(megatron_.rows.stored(number, name, {layer, std::nullopt}, blocks));
       return;
     }
-    const FactorBlock experts = block_of(megatron_, row, "experts", rank_.ep, parallelism_.ep);
+    const FactorBlock experts = megatron_.rows.block(row, "experts", rank_.ep, parallelism_.ep);
     if (row.name.find("{E}") == std::string::npos) {
       blocks["experts"] = experts;
       tensors.push_back(megatron_.rows.stored(number, name, {layer, std::nullopt}, blocks));

@@ -1,6 +1,5 @@
 #include "formats/dialect/megds.hpp"
 
-#include "core/error.hpp"
 #include "families/pattern.hpp"
 
 // What the files of Megatron-DeepSpeed store, for reading and writing.
@@ -31,16 +30,6 @@ std::string whole_name(const LayerFile& file, const std::string& name) {
       break;
   }
   return root + "output_layer." + name.substr(name.rfind('.') + 1);
-}
-
-Blocks block_of(const Rows& rows, const families::Row& row, std::uint64_t rank, std::uint64_t tp) {
-  if (row.split.empty()) return {};
-  const std::uint64_t size = rows.size(row, row.split);
-  if (size % tp != 0) {
-    throw Error(Kind::input, row.name + ": " + row.split + " " + std::to_string(size) +
-                                 " does not divide by " + std::to_string(tp) + " ranks");
-  }
-  return {{row.split, {rank * size / tp, (rank + 1) * size / tp}}};
 }
 
 /// Marks what the tensor covers and gives it the constant of zero-centred norms.
@@ -78,8 +67,9 @@ void add_megds_tensors(const MegdsRows& megds, const LayerFile& file, std::uint6
     if (kind_of_role(row.parts.front().second) != file.kind) continue;
     if (!rows.has_roles(i, layer) || !rows.holds(i, layer)) continue;
     const std::string name = whole ? whole_name(file, row.name) : row.name;
-    StoredTensor tensor =
-        rows.stored(i, name, {layer, std::nullopt}, block_of(rows, row, rank, tp));
+    Blocks blocks;
+    if (!row.split.empty()) blocks[row.split] = rows.block(row, row.split, rank, tp);
+    StoredTensor tensor = rows.stored(i, name, {layer, std::nullopt}, blocks);
     settle(megds, use, tensor);
     if (!row.seen) use.unseen.insert(row.name);
     tensors.push_back(std::move(tensor));

@@ -173,14 +173,7 @@ StoredTensor MerakRows::stored(const MerakTensor& tensor, std::string_view modul
   const families::Row& row = rows_.rows()[tensor.row];
   std::string name = hugging_face_name(tensor);
   Blocks blocks;
-  if (!row.split.empty()) {
-    const std::uint64_t size = rows_.size(row, row.split);
-    if (size % tp_ != 0) {
-      throw Error(Kind::input, name + ": " + row.split + " " + std::to_string(size) +
-                                   " does not divide by " + std::to_string(tp_) + " ranks");
-    }
-    blocks[row.split] = {tp_rank * size / tp_, (tp_rank + 1) * size / tp_};
-  }
+  if (!row.split.empty()) blocks[row.split] = rows_.block(row, row.split, tp_rank, tp_);
   StoredTensor stored = rows_.stored(tensor.row, name, {tensor.layer, std::nullopt}, blocks);
   if (is_copy(tensor)) {
     replace(stored.name, "{rows}", std::to_string(stored.shape.front()));

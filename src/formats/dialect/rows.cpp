@@ -79,6 +79,17 @@ std::uint64_t Rows::size(const families::Row& row, std::string_view factor) cons
   return at->get<std::uint64_t>();
 }
 
+FactorBlock Rows::block(const families::Row& row, std::string_view factor, std::uint64_t rank,
+                        std::uint64_t ranks) const {
+  const std::uint64_t whole = size(row, factor);
+  if (whole % ranks != 0) {
+    throw Error(Kind::input, row.name + ": " + std::string(factor) + " " + std::to_string(whole) +
+                                 (factor == "groups" ? " (heads with keys of their own)" : "") +
+                                 " does not divide by " + std::to_string(ranks) + " ranks");
+  }
+  return {rank * whole / ranks, (rank + 1) * whole / ranks};
+}
+
 StoredTensor Rows::stored(std::size_t number, std::string name, Indices indices,
                           const Blocks& blocks) const {
   const families::Row& row = rows_[number];

@@ -34,6 +34,9 @@ class Rows {
                                     const Blocks& blocks) const;
   /// Size of a factor as the row stores it (padded where the row pads it).
   [[nodiscard]] std::uint64_t size(const families::Row& row, std::string_view factor) const;
+  /// One of `ranks` equal parts of a factor; Error(input) when there are none.
+  [[nodiscard]] FactorBlock block(const families::Row& row, std::string_view factor,
+                                  std::uint64_t rank, std::uint64_t ranks) const;
   [[nodiscard]] const std::vector<families::Row>& rows() const { return rows_; }
   [[nodiscard]] const Json& names() const { return names_; }
   [[nodiscard]] const std::string& role(std::uint32_t tensor) const {

@@ -42,7 +42,7 @@ std::string first_few(const std::vector<std::string>& names) {
 }  // namespace
 
 void Problems::add(std::string text) {
-  if (texts_.empty() || texts_.back() != text) texts_.push_back(std::move(text));
+  if (known_.insert(text).second) texts_.push_back(std::move(text));
 }
 
 void Problems::raise() const {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,7 @@ namespace reshard::formats {
 /// Everything that headers can refuse, collected so that the user sees it at once.
 class Problems {
  public:
+  /// Once each.
   void add(std::string text);
   /// Runs work; its Error(input) becomes a problem.
   template <class Work>
@@ -39,6 +41,7 @@ class Problems {
 
  private:
   std::vector<std::string> texts_;
+  std::set<std::string> known_;
 };
 
 /// A small file that travels along unchanged: tokenizer, generation config, model code.
