@@ -8,6 +8,7 @@
 
 #include "families/pattern.hpp"
 #include "formats/dialect/dialect.hpp"
+#include "formats/dialect/megds.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -67,7 +68,7 @@ std::string hint_of_folder(const fs::path& folder) {
   if (has("zero") && has("mp_rank_*_model_states.pt")) {
     return not_read(folder, "a universal checkpoint of DeepSpeed", "universal");
   }
-  if (has("*zero_pp_rank_*_states.pt")) {
+  if (has("*zero_pp_rank_*_states.pt") && !has("mp_rank_*_model_states.pt")) {
     return folder.string() + " has files of a DeepSpeed (ZeRO) optimizer, but none of the model";
   }
   if (has("model-*.safetensors") || has("pytorch_model-*.bin")) {
@@ -90,6 +91,10 @@ std::string foreign_hint(const std::string& path) {
   if (!root.has_filename()) root = root.parent_path();
   if (!fs::is_directory(root)) {
     if (is_hdf5(root)) return not_read(root, "HDF5", "hdf5");
+    if (deepspeed_file(root.filename().string())) {
+      return root.string() + " is one file of a DeepSpeed checkpoint: pass its folder, " +
+             root.parent_path().string();
+    }
     return root.filename() == "model_optim_rng.pt" ? hint_of_folder(root.parent_path()) : "";
   }
   std::string hint = hint_of_folder(root);
