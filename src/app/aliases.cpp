@@ -67,8 +67,18 @@ std::string target_of(const std::string& word) {
   if (const ConvertType* type = find_row(convert_types, &ConvertType::word, word)) {
     return std::string(type->to);
   }
-  throw Error(Kind::usage,
-              "--convert_type " + word + ": wanted merak, transformers or transformers_to_merak");
+  const std::string kinds = "merak, transformers or transformers_to_merak";
+  throw Error(Kind::usage, word.empty() ? "--convert_type is required: " + kinds
+                                        : "--convert_type " + word + ": wanted " + kinds);
+}
+
+/// An option of the scripts as they spelled it, also where it is given with dashes and means
+/// nothing else.
+std::string old_spelling(const std::string& name) {
+  std::string old = name;
+  std::replace(old.begin() + std::min<std::ptrdiff_t>(2, std::ssize(old)), old.end(), '-', '_');
+  const Alias* alias = find_row(aliases, &Alias::old, old);
+  return alias != nullptr && alias->now != name ? old : name;
 }
 
 /// Words with each alias and its value in one, the others as they are.
@@ -76,7 +86,7 @@ std::vector<Word> taken_apart(const std::vector<std::string>& words) {
   std::vector<Word> apart;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::size_t equal = std::min(words[i].find('='), words[i].size());
-    const std::string name = words[i].substr(0, equal);
+    const std::string name = old_spelling(words[i].substr(0, equal));
     const Alias* alias = find_row(aliases, &Alias::old, name);
     if (alias == nullptr) {
       apart.push_back({words[i], std::nullopt});
@@ -135,6 +145,17 @@ void add_defaults(const std::string& script, const std::string& to, CommandLine&
 
 }  // namespace
 
+std::string older_options() {
+  std::string text = "Options of the older scripts:";
+  for (const Alias& alias : aliases) {
+    text += "\n  " + std::string(alias.old);
+    text.append(22 - alias.old.size(), ' ') += alias.now;
+    if (alias.now == "--to") text += ": merak, transformers (hf-bin) or transformers_to_merak";
+    if (!alias.targets.empty()) text += " of " + std::string(alias.targets);
+  }
+  return text;
+}
+
 CommandLine translate(const std::string& program, const std::vector<std::string>& words) {
   std::filesystem::path called = std::filesystem::path(program).filename();
   if (called.extension() == ".py") called.replace_extension();
@@ -177,6 +198,12 @@ CommandLine translate(const std::string& program, const std::vector<std::string>
     }
   }
   add_defaults(script == nullptr ? "" : std::string(script->name), to, line);
+  const bool plain = std::any_of(apart.begin(), apart.end(), [](const Word& word) {
+    return !word.name.starts_with("-") && word.name != "convert";
+  });
+  if (source.empty() && !target.empty() && !plain) {
+    throw Error(Kind::usage, "--load_path or --input_folder, the source, is required");
+  }
   // SRC comes before all other words without option, DST behind them.
   if (!source.empty()) line.words.insert(line.words.begin() + 1, source);
   if (!target.empty()) line.words.push_back(target);

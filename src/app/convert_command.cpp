@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "app/aliases.hpp"
 #include "app/commands.hpp"
 #include "app/report.hpp"
 #include "app/shared_options.hpp"
@@ -66,7 +67,8 @@ Command add_convert(CLI::App& app) {
   command->footer(
       "Examples:\n"
       "  mpirun -n 4 reshard convert ckpt/iter_0001000 out/hf --to hf\n"
-      "  srun -n 64 reshard convert hf out/megatron --to megatron --tp 8 --pp 4");
+      "  srun -n 64 reshard convert hf out/megatron --to megatron --tp 8 --pp 4\n\n" +
+      older_options());
   return {command, [options](const mpi::Comm& comm) { return run(*options, comm); }};
 }
 

@@ -96,6 +96,21 @@ TEST(Aliases, WhatSaysNothingOfTheTargetIsIgnoredAndTold) {
   EXPECT_EQ(line.notes[1], "--target_pp 4 is ignored: it says nothing of --to merak");
 }
 
+TEST(Aliases, DashesAreUnderscoresWhereTheyMeanNothingElse) {
+  EXPECT_EQ(words_of("reshard", {"convert", "--load-path", "a", "b", "--merak-tp=2", "--to=merak"}),
+            (Words{"convert", "a", "b", "--tp", "2", "--to=merak", "--merak-default-era", "1"}));
+  const Words today = {"convert", "a", "b", "--to", "hf", "--custom-partition", "0,3"};
+  EXPECT_EQ(words_of("reshard", today), today);  // refused by name later
+  EXPECT_EQ(words_of("reshard", {"-h", "--", "-"}), (Words{"-h", "--", "-"}));
+}
+
+TEST(Aliases, HelpNamesEachOption) {
+  const std::string text = older_options();
+  for (const char* old : {"--load_path", "--save_path", "--merak_tp", "--for_release"}) {
+    EXPECT_NE(text.find(old), std::string::npos) << old;
+  }
+}
+
 TEST(Aliases, TodaysWordsStay) {
   const Words words = {"convert", "a", "b", "--to", "hf", "--tp", "2"};
   EXPECT_EQ(words_of("/usr/bin/reshard", words), words);
@@ -106,6 +121,8 @@ TEST(Aliases, WrongWordsAreRefused) {
   EXPECT_THROW(translate("reshard", {"convert", "--convert_type", "pytorch"}), Error);
   EXPECT_THROW(translate("reshard", {"convert", "a", "--save_path"}), Error);
   EXPECT_THROW(translate("convert_merak_gpt2_checkpoint", {"--load_path", "a"}), Error);
+  EXPECT_THROW(translate("deepspeed_to_megatron", {"--output_folder", "a"}), Error);
+  EXPECT_THROW(translate("reshard", {"convert", "--to=hf", "--save_path", "a"}), Error);
 }
 
 }  // namespace
