@@ -1,11 +1,11 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 
-#include <optional>
 #include <string>
 
 #include "mpi/convert.hpp"
 #include "mpi/sample.hpp"
+#include "support/part.hpp"
 #include "support/scratch.hpp"
 
 // What a conversion writes does not depend on how many ranks do it: the same on communicators of
@@ -13,22 +13,6 @@
 
 namespace reshard {
 namespace {
-
-/// The first ranks of a communicator, the others apart.
-class Part {
- public:
-  Part(const mpi::Comm& whole, int ranks) {
-    MPI_Comm handle = MPI_COMM_NULL;
-    mpi::check(MPI_Comm_split(whole.handle(), whole.rank() < ranks ? 0 : 1, 0, &handle),
-               "MPI_Comm_split");
-    if (whole.rank() < ranks) comm_.emplace(handle);
-    mpi::check(MPI_Comm_free(&handle), "MPI_Comm_free");
-  }
-  [[nodiscard]] const std::optional<mpi::Comm>& comm() const { return comm_; }
-
- private:
-  std::optional<mpi::Comm> comm_;
-};
 
 struct Case {
   const char* family;
@@ -84,7 +68,7 @@ void expect_same_bytes(const mpi::Comm& comm, const Case& each, std::initializer
   int number = 0;  // of the target: a count may come twice
   for (const int ranks : counts) {
     const std::string target = scratch / ("target-" + std::to_string(number++));
-    const Part part(comm, ranks);
+    const test::Part part(comm, ranks);
     if (part.comm()) convert(*part.comm(), scratch / "source", each.to, target);
     mpi::barrier(comm);
     if (comm.rank() == 0) {
