@@ -14,12 +14,10 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import checkpoints as files
 import torch
+from merak_trees import TRACED, TRACKER, Bench, check_expected, make_gpt2, model_of, ranks_of, refused, same, same_ranks, tree, unit_of
 from programs import Checks, Reshard
-from safetensors.torch import load_file, save_file
 
-TRACKER = "latest_checkpointed_iteration.txt"
-# What gives a framework's or tool's own layout again, and what of it is compared: `traced` are files of a run.
-TRACED = ["--merak-buffers", "traced", "--merak-tied-keys", "yes"]
+# What gives a framework's or tool's own layout again.
 WRITTEN = {
     "gpt2/era1-tp1-pp1": ["--merak-era", "1", *TRACED],
     "gpt2/era1-tp1-pp4-uniform_floor": ["--merak-era", "1", "--partition-method", "uniform_floor", *TRACED],
@@ -44,28 +42,6 @@ def degrees(folder):
     return {key: int(value) for key, value in re.findall(r"(tp|pp)(\d+)", folder.name)}
 
 
-def unit_of(root):
-    """The folder of model files below a layout folder."""
-    found = {path.parent if path.name == "model_optim.pt" else path.parent.parent for path in pathlib.Path(root).rglob("*model_optim.pt")}
-    assert len(found) == 1, f"{root}: model files below {found}"
-    return found.pop()
-
-
-def model_of(path):
-    """Name -> tensor of one model file, with or without the wrapper."""
-    content = files.read_torch(path)
-    return content.get("model", content)
-
-
-def ranks_of(root):
-    """Rank folder ('' without any) -> name -> (dtype, shape, bytes)."""
-    unit = unit_of(root)
-    found = {}
-    for path in sorted(unit.rglob("*model_optim.pt")):
-        found[str(path.parent.relative_to(unit))] = {name: files.raw(tensor) for name, tensor in model_of(path).items()}
-    return found
-
-
 def hf_folder(case):
     """The truth of a case; the tools were run on the weights of case gpt2."""
     return case / "hf" if (case / "hf").exists() else case.parent / "gpt2" / "hf"
@@ -79,61 +55,6 @@ def layouts(data, names):
         for folder in sorted(case.iterdir()):
             if folder.is_dir() and any(folder.rglob("*model_optim.pt")):
                 yield case, folder
-
-
-def same(seen, wanted, what):
-    lines = files.differences(seen, wanted)
-    assert not lines, f"{what}: {len(lines)} differences: " + "; ".join(lines[:5])
-
-
-def same_ranks(seen, wanted, without=()):
-    """Two checkpoints of ranks_of are equal, apart from tensors whose names end so in the second."""
-    assert seen.keys() == wanted.keys(), f"ranks are {sorted(seen)}, wanted {sorted(wanted)}"
-    for rank in wanted:
-        kept = {name: value for name, value in wanted[rank].items() if not name.endswith(tuple(without))}
-        same(seen[rank], kept, rank)
-        assert list(seen[rank]) == list(kept), f"{rank}: order of names differs"
-
-
-def tree(root):
-    """Every file below a folder with its bytes."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(pathlib.Path(root).rglob("*")) if path.is_file()}
-
-
-def refused(reshard, *arguments, says):
-    """The command fails, and its message holds each of the words."""
-    try:
-        reshard.run(*arguments)
-    except AssertionError as error:
-        missing = [word for word in says if word not in str(error)]
-        assert not missing, f"message lacks {missing}: {error}"
-        assert str(error).startswith(("exit 2", "exit 3", "exit 5")), str(error)[:80]
-        return str(error)
-    raise AssertionError(f"accepted: {' '.join(map(str, arguments))}")
-
-
-class Bench:
-    """What all checks share."""
-
-    def __init__(self, reshard, checks, data, scratch):
-        self.reshard, self.checks, self.data, self.scratch = reshard, checks, pathlib.Path(data), pathlib.Path(scratch)
-        self.count = 0
-
-    def place(self, name=""):
-        self.count += 1
-        return self.scratch / f"{self.count}-{name}"
-
-    def convert(self, source, *flags, ranks=1):
-        target = self.place()
-        self.reshard.convert(source, target, *flags, ranks=ranks)
-        return target
-
-    def report(self, source, *flags):
-        """What a conversion prints."""
-        return self.reshard.run("convert", source, self.place(), *flags)
-
-    def hf(self, source, *flags):
-        return files.huggingface_tensors(self.convert(source, "--to", "hf", *flags))
 
 
 def check_reading(bench, case, folder):
@@ -187,87 +108,6 @@ def check_again(bench, case, folder):
         target = bench.convert(folder, "--to", "merak", "--config", hf_folder(case) / "config.json", *flags, *method, *tied)
         buffers = (".attn.bias", ".rotary_emb.inv_freq") if "era2" in key else ()
         same_ranks(ranks_of(target), ranks_of(folder), without=buffers)
-
-
-def make_gpt2(folder, layers=5, hidden=16, heads=4, positions=12, vocab=52, tied=True, inner=None, seed=1):
-    """A random GPT-2 as Transformers saves it."""
-    torch.manual_seed(seed)
-    folder.mkdir(parents=True)
-    inner = inner or 4 * hidden
-    random = lambda *shape: torch.randn(*shape)
-    tensors = {"transformer.wte.weight": random(vocab, hidden), "transformer.wpe.weight": random(positions, hidden)}
-    for l in range(layers):
-        shapes = {
-            "ln_1.weight": (hidden,), "ln_1.bias": (hidden,), "attn.c_attn.weight": (hidden, 3 * hidden), "attn.c_attn.bias": (3 * hidden,),
-            "attn.c_proj.weight": (hidden, hidden), "attn.c_proj.bias": (hidden,), "ln_2.weight": (hidden,), "ln_2.bias": (hidden,),
-            "mlp.c_fc.weight": (hidden, inner), "mlp.c_fc.bias": (inner,), "mlp.c_proj.weight": (inner, hidden), "mlp.c_proj.bias": (hidden,),
-        }
-        tensors.update({f"transformer.h.{l}.{name}": random(*shape) for name, shape in shapes.items()})
-    tensors.update({"transformer.ln_f.weight": random(hidden), "transformer.ln_f.bias": random(hidden)})
-    if not tied:
-        tensors["lm_head.weight"] = random(vocab, hidden)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": positions,
-        "n_inner": None if inner == 4 * hidden else inner, "vocab_size": vocab, "tie_word_embeddings": tied, "torch_dtype": "float32",
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return tensors
-
-
-def expected_gpt2(tensors, layers, tp, bounds, era=1, cut=True):
-    """(tp rank, stage) -> name -> tensor that Merak's modules hold, by the formulas of its converter's result."""
-    prefix, found = "module." if era == 1 else "", {}
-    # Era 2 (layer_split) has the two embeddings in one module.
-    module_of = (lambda l: 2 + l) if era == 1 else (lambda l: 1 + l)
-    hidden = tensors["transformer.wte.weight"].shape[1]
-    rows = -(-tensors["transformer.wte.weight"].shape[0] // (128 * tp)) * 128 * tp if cut and tensors["transformer.wte.weight"].shape[0] % tp else None
-    for r, s in itertools.product(range(tp), range(len(bounds) - 1)):
-        mine = found[r, s] = {}
-
-        def put(module, name, tensor):
-            if bounds[s] <= module < bounds[s + 1]:
-                mine[f"{prefix}{module}.{name}"] = tensor
-
-        def vocabulary(tensor):
-            if rows:
-                tensor = torch.cat([tensor, tensor[-1:].expand(rows - tensor.shape[0], -1)])
-            return tensor.chunk(tp)[r] if cut else tensor
-
-        put(0, "transformer.wte.weight", vocabulary(tensors["transformer.wte.weight"]))
-        put(1 if era == 1 else 0, "transformer.wpe.weight", tensors["transformer.wpe.weight"])
-        for name, tensor in tensors.items():
-            match = re.fullmatch(r"transformer\.h\.(\d+)\.(.*)\.(weight|bias)", name)
-            if not match:
-                continue
-            module, layer, kind = module_of(int(match[1])), match[2], match[3]
-            if tp > 1 and layer in ("attn.c_attn", "mlp.c_fc"):
-                parts = tensor.T if kind == "weight" else tensor
-                pieces = parts.split(hidden) if layer == "attn.c_attn" else [parts]
-                tensor, layer = torch.cat([piece.chunk(tp)[r] for piece in pieces]), f"{layer}.col_linear"
-            elif tp > 1 and layer in ("attn.c_proj", "mlp.c_proj"):
-                tensor, layer = (tensor.T.chunk(tp, dim=1)[r] if kind == "weight" else tensor), f"{layer}.row_linear"
-            put(module, f"transformer.h.{match[1]}.{layer}.{kind}", tensor)
-        last = module_of(layers)
-        for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
-            put(last, name, tensors[name])
-        put(last, "lm_head.weight", tensors["lm_head.weight"] if "lm_head.weight" in tensors else vocabulary(tensors["transformer.wte.weight"]))
-    return found
-
-
-def uniform(modules, stages, up):
-    size = -(-modules // stages) if up else modules // stages
-    return [min(size * stage, modules) for stage in range(stages)] + [modules]
-
-
-def check_expected(target, tensors, layers, tp, bounds, era, cut):
-    """A written tree holds exactly the formulas' tensors (and in era 1 the masks)."""
-    pp, ranks = len(bounds) - 1, ranks_of(target)
-    for (r, s), wanted in expected_gpt2(tensors, layers, tp, bounds, era, cut).items():
-        name = "." if tp == pp == 1 else f"mp_rank_{r:02d}" + (f"_pp_rank_{s:03d}" if pp > 1 else "")
-        seen = {key: value for key, value in ranks[name].items() if not key.endswith((".attn.bias", ".attn.masked_bias"))}
-        same(seen, {key: files.raw(tensor) for key, tensor in wanted.items()}, f"tp {r} stage {s}")
-    assert len(ranks) == tp * pp
 
 
 def check_degrees(bench):
@@ -348,121 +188,21 @@ def check_partition(bench):
         refused(bench.reshard, "convert", small, bench.place(), "--to", "merak", "--merak-era", 1, "--pp", 5, says=["8 modules", "empty"])
 
 
-def check_defects(bench):
-    """What Merak's own tools get wrong, by the numbers of the list of their defects."""
+def check_details(bench):
+    """What else a run finds in the files or is told."""
     reshard, checks = bench.reshard, bench.checks
-    model = bench.scratch / "defects"
+    model = bench.scratch / "details"
     tensors = make_gpt2(model, vocab=50, seed=2)
     wanted = files.huggingface_tensors(model)
     to = ["--to", "merak", "--merak-era", "1"]
-    with checks.case("B2 B3 tp 4 -> hf: order of c_attn, names and orientation"):
-        assert bench.hf(bench.convert(model, *to, "--tp", 4, "--pp", 2)) == wanted
-    with checks.case("B4 tp 1 has plain names in Conv1D orientation"):
-        names = ranks_of(bench.convert(model, *to))["."]
-        assert not any("_linear" in name for name in names)
-        assert names["module.2.transformer.h.0.mlp.c_fc.weight"][1] == (16, 64)
-    with checks.case("B5 an untied head stays its own"):
-        untied = bench.scratch / "untied"
-        make_gpt2(untied, tied=False)
-        for era in (1, 2):
-            assert bench.hf(bench.convert(untied, "--to", "merak", "--merak-era", era, "--tp", 2, "--pp", 2)) == files.huggingface_tensors(untied)
-    with checks.case("B5 a tied head that differs is refused"):
-        target = bench.convert(model, *to)
-        path = target / "iter_0000000_all_dp" / "model_optim.pt"
-        content = torch.load(path)
-        content["model"]["module.7.lm_head.weight"][3, 3] += 1
-        torch.save(content, path)
-        refused(reshard, "convert", target, bench.place(), "--to", "hf", says=["lm_head.weight"])
-    with checks.case("B6 --for-release"):
-        source = bench.convert(model, *to, "--tp", 2, "--iteration", 30)
-        assert (source / TRACKER).read_text() == "30" and unit_of(source).name == "iter_0000030"
-        content = files.read_torch(unit_of(source) / "mp_rank_00" / "partial_model_optim.pt")
-        assert content["iteration"] == 30 and content["checkpoint_version"] == 3.0
-        target = bench.convert(source, *to, "--tp", 2, "--for-release")
-        assert (target / TRACKER).read_text() == "release" and unit_of(target).name == "release"
-        assert "iteration" not in files.read_torch(unit_of(target) / "mp_rank_00" / "partial_model_optim.pt")
-    with checks.case("B7 ranks of a Megatron target hold their own slices"):
-        source = bench.convert(model, *to, "--tp", 4)
-        assert bench.hf(bench.convert(source, "--to", "megatron", "--tp", 2, "--pp", 5)) == wanted
-    with checks.case("B9 files hold no more than their slices"):
-        target = bench.convert(model, *to, "--tp", 4, "--pp", 2)
-        for path in target.rglob("*.pt"):
-            payload = sum(tensor.numel() * tensor.element_size() for tensor in model_of(path).values())
-            held = sum(tensor.untyped_storage().nbytes() for tensor in model_of(path).values())
-            assert held == payload, f"{path}: storages of {held} bytes for tensors of {payload}"
-    with checks.case("B10 other files beside are named, not read"):
-        source = bench.convert(model, *to, "--tp", 2, "--pp", 2)
-        (source / "release" / "notes.json").write_text("{}")
-        (source / "release" / "aaa").mkdir()
-        (source / "release" / "mp_rank_00_pp_rank_000" / "lora_partial_model_optim.pt").write_bytes(b"")
-        for k, r, s in itertools.product(range(3), range(2), range(2)):
-            (source / "release" / f"zero_dp_rank_{k}_mp_rank_{r}_pp_rank_{s}_opt_states.pt").write_bytes(b"")
-        assert bench.hf(source) == wanted
-        report = json.loads(reshard.run("inspect", source, "--json"))
-        assert report["parallelism"]["dp"] == 3 and "12 ZeRO files of the optimizer" in report["dropped"], report["dropped"]
-    with checks.case("B10 ranks are numbers"):
-        source = bench.convert(model, *to, "--pp", 2)
-        (source / "release" / "mp_rank_00_pp_rank_001").rename(source / "release" / "mp_rank_0_pp_rank_1")
-        assert bench.hf(source) == wanted
-    with checks.case("B11 heads that do not divide are refused"):
-        refused(reshard, "convert", model, bench.place(), *to, "--tp", 8, says=["groups 4", "8 ranks"])
-    with checks.case("B11 B12 only GPT-2's own shapes are parallel; others stay whole"):
-        wide = bench.scratch / "wide"
-        make_gpt2(wide, inner=40)
-        target = bench.convert(wide, *to, "--tp", 2)
-        names = ranks_of(target)["mp_rank_00"]
-        assert names["module.2.transformer.h.0.mlp.c_fc.weight"][1] == (16, 40)
-        assert bench.hf(target) == files.huggingface_tensors(wide)
-        square = bench.scratch / "square"
-        make_gpt2(square, inner=48)
-        refused(reshard, "convert", square, bench.place(), *to, "--tp", 2, says=["inner size of 48"])
-    with checks.case("B12 a tensor that no family has is refused"):
-        target = bench.convert(model, *to)
-        path = target / "iter_0000000_all_dp" / "model_optim.pt"
-        content = torch.load(path)
-        content["model"]["module.7.score.weight"] = torch.zeros(2, 16)
-        torch.save(content, path)
-        refused(reshard, "convert", target, bench.place(), "--to", "hf", says=["score.weight"])
-    with checks.case("B13 tied_modules and constants of the trace"):
-        target = bench.convert(model, *to, "--tp", 2, "--pp", 2, *TRACED, "--vocab-parallel", "no")
-        names = ranks_of(target)["mp_rank_01_pp_rank_001"]
-        assert "module.tied_modules.torch_Size([50, 16]).weight" == next(iter(names))
-        assert bench.hf(target) == wanted
-    with checks.case("B15 dtype is kept or asked for, shards and safetensors"):
-        source = bench.convert(model, *to, "--tp", 2, "--dtype", "fp16")
-        shards = bench.convert(source, "--to", "hf", "--max-shard-size", "20KB")
-        assert len(list(shards.glob("*.safetensors"))) > 1
-        assert {value[0] for value in files.huggingface_tensors(shards).values()} == {"F16"}
-        assert {name: value.half() for name, value in tensors.items()}.keys() == files.huggingface_tensors(shards).keys()
-    with checks.case("B16 B23 config.json and tokenizer travel, and no flag is needed to go on"):
-        rich = bench.scratch / "rich"
-        shutil.copytree(model, rich)
-        (rich / "tokenizer.json").write_text('{"version": "1.0"}')
-        one = bench.convert(rich, *to, "--tp", 2, "--pp", 2)
-        two = bench.convert(one, "--to", "merak", "--tp", 4, "--merak-era", "2")
-        back = bench.convert(two, "--to", "hf")
-        assert (back / "tokenizer.json").read_text() == '{"version": "1.0"}'
-        assert json.loads((back / "config.json").read_text()) == json.loads((rich / "config.json").read_text())
-        assert files.huggingface_tensors(back) == wanted
-    with checks.case("B18 a failed conversion leaves nothing and tells"):
-        target = bench.place()
-        refused(reshard, "convert", model, target, *to, "--tp", 3, says=["3 ranks"])
-        assert not target.exists()
-    with checks.case("B19 more than 100 layers"):
-        deep = bench.scratch / "deep"
-        make_gpt2(deep, layers=103, hidden=8, heads=2, positions=4, vocab=8)
-        assert bench.hf(bench.convert(deep, *to, "--tp", 2, "--pp", 5)) == files.huggingface_tensors(deep)
-    with checks.case("B24 names of a whole model's folder, both eras"):
-        for era, folder in (("1", "iter_0000000_all_dp"), ("1-flat", "iter_0000000_all_dp"), ("2", "release")):
-            target = bench.convert(model, "--to", "merak", "--merak-era", era)
-            assert (target / folder / "model_optim.pt").exists() and (target / TRACKER).read_text() == "release"
-            assert bench.hf(target) == wanted
     with checks.case("a sample has the masks, too"):
         sample = bench.place()
         reshard.run("sample", sample, "--family", "gpt2", *to, "--tp", 2)
         content = model_of(sample / "release" / "mp_rank_01" / "partial_model_optim.pt")
         masks = [tensor for name, tensor in content.items() if name.endswith(".attn.bias")]
         assert masks and all(torch.equal(mask[0, 0], torch.ones_like(mask[0, 0]).tril()) for mask in masks)
+        layer = [tensor for name, tensor in content.items() if name.endswith("transformer.h.0.mlp.c_fc.col_linear.weight")]
+        assert [tensor.shape for tensor in layer] == [(4 * 48 // 2, 48)], "no parallel layer of 4 times the hidden size"
         assert bench.hf(sample)
     with checks.case("era 1-flat has no wrapper and is found again"):
         source = bench.convert(model, "--to", "merak", "--merak-era", "1-flat", "--tp", 2)
@@ -602,29 +342,38 @@ def check_damaged(bench):
     flags = ["--to", "merak", "--merak-era", "1", "--tp", 2, "--pp", 2]
     trees = [bench.convert(folder, *flags) for folder in (model, other)]
 
-    def damaged(name, damage, *says):
-        with bench.checks.case(f"damaged: {name}"):
-            source = bench.place("damaged")
+    def damaged(name, damage, *says, ranks=1):
+        with bench.checks.case(f"damaged: {name}{f' on {ranks} ranks' if ranks > 1 else ''}"):
+            source, target = bench.place("damaged"), bench.place()
             shutil.copytree(trees[0], source)
             damage(source / "release")
-            refused(bench.reshard, "convert", source, bench.place(), "--to", "hf", says=says)
+            refused(bench.reshard, "convert", source, target, "--to", "hf", says=says, ranks=ranks)
+            assert not target.exists(), "a target is there"
 
     file = "partial_model_optim.pt"
     ranks = [f"mp_rank_{r:02d}_pp_rank_{s:03d}" for r, s in itertools.product(range(2), range(2))]
     replace = lambda unit, a, b, tree=None: shutil.copy((tree / "release" if tree else unit) / a / file, unit / b / file)
-    damaged("a missing stage file", lambda unit: (unit / ranks[1] / file).unlink(), "3 model files", "tp rank 0, stage 1")
+    zero = lambda unit, grid, name="zero_dp_rank_{}_mp_rank_{}_pp_rank_{}": [(unit / f"{name.format(*rank)}_opt_states.pt").write_bytes(b"") for rank in grid]
+    grid = list(itertools.product(range(2), repeat=3))
+    for count in (1, 3):
+        damaged("a missing stage file", lambda unit: (unit / ranks[1] / file).unlink(), "3 model files", "tp rank 0, stage 1", ranks=count)
     damaged("a missing rank folder", lambda unit: shutil.rmtree(unit / ranks[3]), "tp rank 1, stage 1")
     damaged("degrees that do not multiply", lambda unit: (unit / ranks[3]).rename(unit / "mp_rank_04_pp_rank_001"), "tp 5 x pp 2")
     damaged("a tp rank's file twice", lambda unit: replace(unit, ranks[0], ranks[2]), "twice")
     damaged("a stage's file twice", lambda unit: replace(unit, ranks[0], ranks[1]), "stages are not those of one run")
     damaged("the whole stage twice", lambda unit: [replace(unit, a, b) for a, b in ((ranks[0], ranks[1]), (ranks[2], ranks[3]))], "stages are not those of one run")
-    damaged("a folder of another model", lambda unit: replace(unit, ranks[2], ranks[2], trees[1]), "")
+    for count in (1, 3):
+        damaged("a tp rank of another model", lambda unit: replace(unit, ranks[2], ranks[2], trees[1]), ranks[2], ranks[0], "16 of 16 elements differ", ranks=count)
+    damaged("a stage of another model", lambda unit: [replace(unit, each, each, trees[1]) for each in (ranks[1], ranks[3])], "lm_head.weight", "416 of 416 elements differ")
     damaged("two folders in one", lambda unit: shutil.copytree(unit / ranks[0], unit / "mp_rank_00"), "tp rank 0, stage 0")
     damaged("a whole model beside", lambda unit: shutil.copy(unit / ranks[0] / file, unit / "model_optim.pt"), "tp rank 0, stage 0")
     damaged("one rank by two names", lambda unit: shutil.copytree(unit / ranks[0], unit / "mp_rank_0_pp_rank_0"), "both of tp rank 0, stage 0")
     damaged("stages exchanged", lambda unit: [(unit / ranks[i]).rename(unit / f"{ranks[i]}x") for i in range(4)]
             + [(unit / f"{ranks[i]}x").rename(unit / ranks[i ^ 1]) for i in range(4)], "stages are not those of one run")
-    damaged("ZeRO files of other degrees", lambda unit: [(unit / f"zero_dp_rank_0_mp_rank_{r}_pp_rank_0_opt_states.pt").write_bytes(b"") for r in range(4)], "4 ZeRO files")
+    damaged("ZeRO files of other degrees", lambda unit: zero(unit, [(0, rank, 0) for rank in range(4)]), "4 ZeRO files")
+    damaged("ZeRO files of another number of stages", lambda unit: zero(unit, [(0, tp, pp) for tp in range(2) for pp in range(3)]), "6 ZeRO files", "pp 3")
+    damaged("ZeRO files with a gap", lambda unit: zero(unit, grid[:-1]), "7 ZeRO files", "dp 2 x tp 2 x pp 2")
+    damaged("ZeRO files of two runs", lambda unit: [zero(unit, grid), zero(unit, grid[:1], "zero_dp_rank_{:05d}_mp_rank_{:02d}_pp_rank_{:03d}")], "zero_dp_rank_00000_mp_rank_00_pp_rank_000", "two runs")
     damaged("a file cut short", lambda unit: (unit / ranks[0] / file).write_bytes((unit / ranks[0] / file).read_bytes()[:3000]), ranks[0])
 
     def edit(change):
@@ -663,7 +412,7 @@ def main(arguments):
             check_reading(bench, case, folder)
             check_writing(bench, case, folder)
             check_again(bench, case, folder)
-        for check in (check_degrees, check_families, check_loaders, check_partition, check_defects, check_paths, check_damaged):
+        for check in (check_degrees, check_families, check_loaders, check_partition, check_details, check_paths, check_damaged):
             if not names or check.__name__.removeprefix("check_") in names:
                 check(bench)
     return checks.finish()
