@@ -3,7 +3,6 @@
 usage: deepspeed_test.py RESHARD MPIEXEC DATA [CASE...]
 """
 
-import enum
 import itertools
 import json
 import pathlib
@@ -12,12 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import types
 
 for folder in ("support", "interop"):
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / folder))
 import checkpoints as files
 import torch
+from deepspeed_trees import check_same, edit, layer_files, optimizer, rename, unit_of
 from programs import Checks, Reshard
 from safetensors.torch import load_file
 from transformers_logits import check_logits
@@ -27,24 +26,12 @@ VOCABULARY = 211
 # What no file tells: the QKV layout, and the lineage where the source is a Hugging Face folder.
 FLAGS = {"megds-gpt2": ["--lineage", "bigscience"], "megds-gpt2-blocked": ["--mds-qkv-layout", "blocked"]}
 QKV = {"megds-gpt2-blocked": ["--mds-qkv-layout", "blocked"]}
-# What BigScience's args hold of its enum.
-POSITIONS = enum.Enum("PositionEmbeddingType", "rotary absolute alibi", module="megatron.enums")
 STAGES = {"megds-bloom": [3, 2], "megds-gpt2": [3, 2], "megds-gpt2-blocked": [2, 2], "megds-llama": [2, 2]}
-
-
-def unit_of(root):
-    """The folder that `latest` names."""
-    return pathlib.Path(root, pathlib.Path(root, "latest").read_text())
 
 
 def degrees(folder):
     """tp, pp and dp in the name of a folder of tests/data/deepspeed."""
     return {name: int(value) for name, value in re.findall(r"(tp|pp|dp)(\d+)", folder.name)}
-
-
-def layer_files(root):
-    """File name -> {name: tensor} of every layer file."""
-    return {path.name: files.read_torch(path) for path in sorted(unit_of(root).glob("layer_*"))}
 
 
 def without_padding(name, file, tensor):
@@ -89,12 +76,6 @@ def check_model_files(seen, wanted, tp, pp):
         plain = lambda table: table and {key: order(value) for key, value in table.items()}
         assert plain(info) == plain(own), f"{name}: universal_checkpoint_info is {info}, wanted {own}"
         assert isinstance(mine["lr_scheduler"], dict) and mine["lr_scheduler"].keys() == theirs["lr_scheduler"].keys()
-
-
-def check_same(seen, wanted):
-    """Raises with the first differences of two Hugging Face folders."""
-    lines = files.differences(files.huggingface_tensors(seen), files.huggingface_tensors(wanted))
-    assert not lines, f"{len(lines)} differences: " + "; ".join(lines[:5])
 
 
 def check_read(case, reshard, checks, scratch):
@@ -150,22 +131,6 @@ def check_spellings(data, reshard, checks, scratch):
             reshard.convert(root, root.with_name(root.name + "-hf"), "--to", "hf", *flags)
             check_same(root.with_name(root.name + "-hf"), data / case / "hf")
 
-    def rename(pattern, change):
-        def apply(unit):
-            for path in sorted(unit.glob(pattern), reverse=True):
-                path.rename(path.with_name(change(path.name)))
-
-        return apply
-
-    def each(pattern, change, **how):
-        def apply(unit):
-            for path in unit.glob(pattern):
-                content = files.read_torch(path) if pattern.startswith("layer") else torch.load(path, weights_only=False)
-                change(content)
-                torch.save(content, path, **how)
-
-        return apply
-
     def split_qkv(content):
         for kind in ("weight", "bias"):
             name = f"self_attention.query_key_value.{kind}"
@@ -181,26 +146,26 @@ def check_spellings(data, reshard, checks, scratch):
             content[name] = rows.transpose(0, 1).reshape(content[name].shape).contiguous()
 
     def version_0(unit):
-        each("layer_*", old_rows)(unit)
-        each("mp_rank_*", lambda content: content.pop("checkpoint_version"))(unit)
+        edit(old_rows, "layer_*")(unit)
+        edit(lambda content: content.pop("checkpoint_version"))(unit)
 
     number = lambda name: int(re.search(r"layer_(\d+)", name)[1])
     shift = lambda name: re.sub(r"layer_\d+", f"layer_{number(name) + 95:02d}", name)
     llama = "megds-llama", "tp2-pp2-dp2"
-    read("three digits and another first number", *llama, rename("layer_*", shift))
+    read("trap 2 3 23 three digits and another first number", *llama, rename("layer_*", shift))
     read("an underscore before model_states", *llama, rename("layer_*", lambda name: name.replace("-model_states", "_model_states")))
     read("no tensor axis", "megds-llama", "tp1-pp1-dp1", rename("layer_*", lambda name: name.replace("-model_00", "")))
-    read("legacy streams", *llama, each("layer_*", lambda content: None, _use_new_zipfile_serialization=False))
-    read("query and key_value apart", *llama, each("layer_0[2-5]*", split_qkv))
-    read("checkpoint_version absent", "megds-gpt2", "tp2-pp2-dp2", version_0)
-    read("buffers of rotary positions", *llama, each("layer_0[2-5]*", lambda c: c.update({"self_attention.rotary_emb.inv_freq": torch.ones(4)})))
-    read("without latest, by --from-iteration", *llama, lambda unit: None, "--from-iteration", "3")
+    read("legacy streams", *llama, edit(lambda content: None, "layer_*", _use_new_zipfile_serialization=False))
+    read("trap 5 query and key_value apart", *llama, edit(split_qkv, "layer_0[2-5]*"))
+    read("trap 5 checkpoint_version absent", "megds-gpt2", "tp2-pp2-dp2", version_0)
+    read("trap 7 buffers of rotary positions", *llama, edit(lambda c: c.update({"self_attention.rotary_emb.inv_freq": torch.ones(4)}), "layer_0[2-5]*"))
+    read("trap 10 without latest, by --from-iteration", *llama, lambda unit: None, "--from-iteration", "3")
 
 
 def check_other_layouts(data, reshard, checks, scratch):
     """Degrees and forms that no fixture has, there and back."""
     routes = {
-        "tp 4, pp 3, uneven": ("megds-bloom/hf", ["--tp", "3", "--pp", "4"]),
+        "trap 22 stages that do not divide the layers": ("megds-bloom/hf", ["--tp", "3", "--pp", "4"]),
         "without pipeline files": ("megds-llama/hf", ["--no-pipeline-files", "--tp", "2"]),
         "without pipeline files, blocked": ("megds-gpt2/hf", ["--no-pipeline-files", "--tp", "4", "--mds-qkv-layout", "blocked"]),
         "to the later lineage": ("megds-gpt2/tp2-pp2-dp2", ["--lineage", "deepspeed", "--tp", "4"]),
@@ -260,7 +225,7 @@ def check_average(data, reshard, checks, scratch):
             torch.save(content, path)
     flags = ["--to", "megatron-deepspeed", "--replicas", "average"]
     for ranks in (1, 3, 4):
-        with checks.case(f"--replicas average on {ranks} ranks"):
+        with checks.case(f"trap 6 --replicas average on {ranks} ranks"):
             target = root.with_name(f"tp1-on-{ranks}")
             report = json.loads(reshard.convert(root, target, *flags, "--pp", "2", "--json", ranks=ranks))
             assert any(f"{len(drifted)} of {len(drifted)} tensors" in note for note in report["notes"]), report["notes"]
@@ -309,18 +274,41 @@ def check_trainer(data, reshard, checks, scratch):
         assert json.loads(reshard.run("inspect", source, "--from", "deepspeed", "--json"))["format"] == "deepspeed"
 
 
+def check_damaged_zero(refused, data, remove, copy, cut):
+    """A Transformers model under ZeRO, damaged; `refused` and the damages are those of check_refusals."""
+    zero = "zero-llama/zero1-dp2"
+    flags = ("--to", "hf", "--config", data / "zero-llama" / "hf" / "config.json")
+    model, first = "mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    layer = data / "megds-llama/tp1-pp1-dp1/global_step3/layer_03-model_00-model_states.pt"
+    refused("ZeRO: its model file twice", zero, copy(model, "mp_rank_01_model_states.pt"), "2 mp_rank files", flags=flags)
+    refused("ZeRO: its model file is missing", zero, remove(model), "no mp_rank_XX_model_states.pt", flags=flags)
+    refused("ZeRO: its model file cut short", zero, cut(model), f"{model}: zip: no end record; the file is cut off or no zip archive\n", flags=flags)
+    refused("ZeRO: an optimizer file is missing", zero, remove(first), "1 optimizer files", "2 data-parallel ranks", flags=flags)
+    refused("ZeRO: an optimizer file more", zero, copy(first, first.replace("rank_0_", "rank_2_")), "dp_world_size is 2", flags=flags)
+    refused("ZeRO: an optimizer file of another mp rank", zero, copy(first, first.replace("rank_00", "rank_01")), "no mp_rank_01", flags=flags)
+    refused("ZeRO: a layer file of another run", zero, lambda unit: shutil.copy(layer, unit), "layer files lie beside it", flags=flags)
+    for name, change, text in (
+        ("is missing", lambda content: content["module"].pop("model.norm.weight"), "missing 1 tensors"),
+        ("has another shape", lambda content: content["module"].update({"model.norm.weight": torch.zeros(3)}), "shape [3], wanted [27]"),
+        ("is empty, as under ZeRO 3", lambda content: content["module"].update({"model.norm.weight": torch.zeros(0)}), "shape [0], wanted [27]"),
+    ):
+        refused(f"ZeRO: a tensor {name}", zero, edit(change), "model.norm.weight", text, flags=flags)
+
+
 def check_refusals(data, reshard, checks, scratch):
     """Damaged folders are refused, with the file and the reason in the text."""
     numbers = itertools.count()
 
-    def refused(name, source, damage, *wanted, code=3, flags=("--to", "hf")):
-        with checks.case(f"refused: {name}"):
+    def refused(name, source, damage, *wanted, code=3, flags=("--to", "hf"), ranks=1):
+        with checks.case(f"refused: {name}{f' on {ranks} ranks' if ranks > 1 else ''}"):
             root = pathlib.Path(scratch, f"damaged-{next(numbers)}")
             shutil.copytree(data / source, root)
             damage(unit_of(root))
-            command = [reshard.binary, "convert", str(root), f"{root}-out", *map(str, flags)]
+            launcher = [] if ranks == 1 else [reshard.mpiexec, "--oversubscribe", "-n", str(ranks)]
+            command = [*launcher, reshard.binary, "convert", str(root), f"{root}-out", *map(str, flags)]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
             assert done.returncode == code, f"exit {done.returncode}: {done.stderr[-500:]}"
+            assert done.stderr.count("reshard: ") == 1, f"not one message: {done.stderr[-1000:]}"
             for text in wanted:
                 assert text in done.stderr, f"'{text}' is not in: {done.stderr[-1000:]}"
             assert not pathlib.Path(f"{root}-out").exists(), "a target is there"
@@ -334,17 +322,8 @@ def check_refusals(data, reshard, checks, scratch):
     def foreign(pattern, folder):
         return lambda unit: [shutil.copy(path, unit) for path in unit_of(data / folder).glob(pattern)]
 
-    def edit(change, pattern="mp_rank_*"):
-        def damage(unit):
-            for path in unit.glob(pattern):
-                content = torch.load(path, weights_only=False)
-                change(content)
-                torch.save(content, path)
-
-        return damage
-
-    def optimizer(*ranks):
-        return lambda unit: [(unit / f"bf16_zero_pp_rank_{d}_mp_rank_{m:02d}_optim_states.pt").write_bytes(b"") for d, m in ranks]
+    def cut(pattern):
+        return lambda unit: [path.write_bytes(path.read_bytes()[:3000]) for path in unit.glob(pattern)]
 
     def change_norm(unit):
         path = unit / "layer_03-model_01-model_states.pt"
@@ -353,12 +332,13 @@ def check_refusals(data, reshard, checks, scratch):
         torch.save(content, path)
 
     llama = "megds-llama/tp2-pp2-dp2"
-    refused("a layer file is missing", llama, remove("layer_03-model_01*"), "layer_03-model_01-model_states.pt: missing")
+    for ranks in (1, 3):
+        refused("trap 24 a layer file is missing", llama, remove("layer_03-model_01*"), "layer_03-model_01-model_states.pt: missing", ranks=ranks)
     refused("a layer is missing", llama, remove("layer_03-*"), "layer_03-model_00-model_states.pt: missing")
     refused("the last layer is missing", llama, remove("layer_05-*"), "hold a layer, wanted 4")
     refused("the head is missing", llama, remove("layer_07-*"), "hold the head, wanted 1")
     refused("no mp_rank file", llama, remove("mp_rank_*"), "no mp_rank_XX_model_states.pt")
-    refused("an mp_rank file is missing", llama, remove("mp_rank_01*"), "mp_rank_01_model_states.pt: missing")
+    refused("trap 24 an mp_rank file is missing", llama, remove("mp_rank_01*"), "mp_rank_01_model_states.pt: missing")
     refused("the last mp_rank file is missing", llama, remove("mp_rank_03*"), "make no whole stages")
     refused("one tp rank is missing", llama, remove("layer_*model_01*"), "args: tp is 2", "names of the files say 1")
     refused("an mp_rank file twice", llama, copy("mp_rank_00_model_states.pt", "mp_rank_02_model_states.pt"), "written by rank 0", "twice")
@@ -366,18 +346,28 @@ def check_refusals(data, reshard, checks, scratch):
     refused("a layer's file for another layer", llama, copy("layer_03-model_00-model_states.pt", "layer_04-model_00-model_states.pt"), "layer_04-model_00", "twice")
     refused("a layer file under two names", llama, copy("layer_03-model_00-model_states.pt", "layer_3-model_00_model_states.pt"), "two names")
     refused("layer files of another run", llama, foreign("layer_03*", "megds-bloom/tp2-pp2-dp2"), "layer_03-model_00")
-    refused("mp_rank files of another run", llama, foreign("mp_rank_01*", "megds-gpt2-blocked/tp2-pp2-dp1"), "mp_rank_01_model_states.pt: args.")
+    refused("trap 29 mp_rank files of another run", llama, foreign("mp_rank_01*", "megds-gpt2-blocked/tp2-pp2-dp1"), "mp_rank_01_model_states.pt: args.")
+    refused("an mp_rank file of another step", llama, edit(lambda content: content.update(iteration=7, global_steps=7), "mp_rank_03*"), "mp_rank_03_model_states.pt: iteration is 7, but 3")
+    refused("two folders in one", llama, foreign("*", "megds-llama/tp1-pp1-dp1"), "args.world_size is 8, but 1", "mp_world_size")
+    refused("layers of two folders in one", llama, foreign("layer*", "megds-llama/tp1-pp1-dp1"), "shape [216, 48], wanted [112, 48]")
+    refused("a placeholder of another storage engine", llama, lambda unit: torch.save("", unit / "layer_03-model_00-model_states.pt"), "layer_03-model_00", "placeholder")
+    refused("a layer file cut short", llama, cut("layer_03-model_00*"), "layer_03-model_00-model_states.pt", "cut off")
     refused("stray file of tp 1", "megds-llama/tp1-pp1-dp1", copy("layer_03-model_00-model_states.pt", "layer_03-model_01-model_states.pt"), "missing")
-    refused("optimizer files with a gap", llama, optimizer((0, 0), (0, 1), (0, 2), (0, 3), (1, 0)), "are not those of 2 data-parallel ranks")
-    refused("optimizer files of more ranks", llama, optimizer(*itertools.product(range(3), range(4))), "dp_world_size is 2", "3 data-parallel ranks")
-    refused("replicas differ", llama, change_norm, "input_layernorm.weight", "layer_03-model_01", "layer_03-model_00", "1 of 48 elements differ, by at most 1.00781")
+    refused("optimizer files with a gap", llama, optimizer([(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]), "are not those of 2 data-parallel ranks")
+    refused("optimizer files of more ranks", llama, optimizer(itertools.product(range(3), range(4))), "dp_world_size is 2", "3 data-parallel ranks")
+    refused("optimizer files of fewer ranks", llama, optimizer(itertools.product(range(2), range(2))), "4 optimizer files", "times 4 mp_rank files")
+    refused("optimizer files of more mp ranks", llama, optimizer(itertools.product(range(2), range(8))), "bf16_zero_pp_rank_1_mp_rank_07_optim_states.pt: no mp_rank_07")
+    both = lambda unit: [optimizer([(0, 0)])(unit), optimizer([(0, 0)], "zero_pp_rank_{0}_mp_rank_{1:02d}_optim_states.pt")(unit)]
+    refused("optimizer files of two runs", llama, both, "the same rank's file under two names")
+    check_damaged_zero(refused, data, remove, copy, cut)
+    refused("trap 6 replicas differ", llama, change_norm, "input_layernorm.weight", "layer_03-model_01", "layer_03-model_00", "1 of 48 elements differ, by at most 1.00781")
     refused("a universal checkpoint", llama, lambda unit: (unit / "zero").mkdir(), "a universal checkpoint")
     refused("a vocabulary that is no number", llama, edit(lambda content: content["universal_checkpoint_info"].update(original_vocab_size="x")), "original_vocab_size")
     refused("layers far apart", llama, copy("layer_02-model_00-model_states.pt", "layer_999999999-model_00-model_states.pt"), "layer_06-model_00-model_states.pt: missing")
     refused("an mp_rank file without args", llama, edit(lambda content: content.pop("args"), "mp_rank_02*"), "mp_rank_02_model_states.pt: no args")
     refused("the layout of query_key_value, told twice", llama, edit(lambda content: content.update(reshard_qkv_layout="grouped")), "the files say", code=2, flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
-    refused("ZeRO 3", "zero-llama-stage3/zero3-dp2", lambda unit: None, "ZeRO 3 keeps the weights")
-    refused("a layer that is none", llama, edit(lambda content: content.update({"odd": torch.zeros(2)}), "layer_06*"), "neither embedding, layer, norm nor head")
+    refused("trap 13 ZeRO 3", "zero-llama-stage3/zero3-dp2", lambda unit: None, "ZeRO 3 keeps the weights")
+    refused("trap 25 a layer that is none", llama, edit(lambda content: content.update({"odd": torch.zeros(2)}), "layer_06*"), "neither embedding, layer, norm nor head")
     refused("the tag's folder is gone", llama, remove("*"), "holds no file of DeepSpeed")
     refused("blocked QKV with groups", llama, lambda unit: None, "blocked", code=2, flags=("--to", "hf", "--mds-qkv-layout", "blocked"))
     to = ("--to", "megatron-deepspeed")
@@ -393,7 +383,6 @@ def check_refusals(data, reshard, checks, scratch):
 
 def main(arguments):
     binary, mpiexec, data, *names = arguments
-    sys.modules["megatron.enums"] = types.SimpleNamespace(PositionEmbeddingType=POSITIONS)  # beside megatron-core's modules
     reshard, checks, data = Reshard(binary, mpiexec), Checks(), pathlib.Path(data, "deepspeed")
     with tempfile.TemporaryDirectory() as scratch:
         for name in PIPELINE:
