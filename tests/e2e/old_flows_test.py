@@ -99,18 +99,19 @@ def tree(root):
 
 
 class Scripts:
-    """The older scripts' names as links to the program, in a folder of their own."""
+    """The older scripts' names as links to the program, in a folder of their own, run in `cwd` on so many ranks."""
 
-    def __init__(self, binary, scratch):
-        self.folder, self.cwd = scratch / "libexec", scratch
-        self.folder.mkdir()
+    def __init__(self, binary, cwd, mpiexec="", ranks=1):
+        self.folder, self.cwd = cwd / "libexec", cwd
+        self.launcher = [] if ranks == 1 else [mpiexec, "--oversubscribe", "-n", str(ranks)]
+        self.folder.mkdir(parents=True)
         for name in ("deepspeed_to_transformers", "deepspeed_to_megatron", "convert_merak_gpt2_checkpoint", "inspect_checkpoint", "inspect_deepspeed_checkpoint"):
             (self.folder / name).symlink_to(pathlib.Path(binary).resolve())
 
     def run(self, line, code=0):
         """Runs a command line as users know it; returns what it said."""
         name, *words = line.split()
-        done = subprocess.run([self.folder / name, *words], cwd=self.cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*self.launcher, self.folder / name, *words], cwd=self.cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, f"exit {done.returncode}, wanted {code}: {line}\n{(done.stderr + done.stdout)[-1500:]}"
         return done.stdout + done.stderr
 
@@ -141,6 +142,79 @@ def check_literal_flows(checks, scripts, place, tensors):
         scripts.run("convert_merak_gpt2_checkpoint --merak_tp 4 --merak_pp 4 --load_path merak_to_merak_hf/pytorch_model.bin --json_path merak_to_merak_hf/config.json"
                     " --save_path transformers_to_merak --convert_type transformers_to_merak")  # fmt: skip
         assert tree(place / "transformers_to_merak") == tree(place / "merak_to_merak")
+
+
+def check_ranks(checks, scripts, place, tensors):
+    """The same commands on 4 ranks write the same."""
+    for name in ("ds", "model"):
+        (scripts.cwd / name).symlink_to(place / name)
+    check_literal_flows(checks, scripts, scripts.cwd, tensors)
+    for name in ("ds_to_merak", "merak_to_merak", "merak_to_merak_custom", "merak_to_merak_hf", "merak_to_merak_custom_hf", "transformers_to_merak"):
+        with checks.case(f"{name} is the same on 4 ranks"):
+            assert tree(scripts.cwd / name) == tree(place / name)
+
+
+def check_paths(checks, scripts, place):
+    """Files without a folder in their name, as beside one's feet."""
+    wanted = tree(place / "merak_to_merak")
+    for name in ("pytorch_model.bin", "config.json"):
+        (scripts.cwd / name).symlink_to(place / "merak_to_merak_hf" / name)
+    with checks.case("(4) pytorch_model.bin in the working folder"):
+        scripts.run("convert_merak_gpt2_checkpoint --merak_tp 4 --merak_pp 4 --load_path pytorch_model.bin --json_path config.json --save_path here --convert_type transformers_to_merak")
+        assert tree(scripts.cwd / "here") == wanted
+    with checks.case("(3) model_optim.pt in the working folder"):
+        scripts.run("convert_merak_gpt2_checkpoint --load_path pytorch_model.bin --save_path one --convert_type merak")
+        for name in ("model_optim.pt", "hf_config"):
+            (scripts.cwd / name).symlink_to(scripts.cwd / "one" / "iter_0000000_all_dp" / name)
+        scripts.run("convert_merak_gpt2_checkpoint --load_path model_optim.pt --save_path back --convert_type transformers")
+        assert tree(scripts.cwd / "back") == tree(place / "merak_to_merak_hf")
+
+
+# Wrong input, the exit code, and what the one message must hold.
+MERAK = "convert_merak_gpt2_checkpoint --load_path ds_to_merak/release --save_path wrong --convert_type merak"
+STEP = "ds/global_step97500"
+WRONG = {
+    f"{MERAK} --merak_tp 5": (3, ["groups 12 (heads", "5 ranks"]),
+    f"{MERAK} --merak_tp 5 --merak_pp 4": (3, ["{l}.attn.c_attn", "groups 12 (heads", "5 ranks"]),
+    f"{MERAK} --merak_pp 16": (2, ["16 stages", "15 modules"]),
+    f"{MERAK} --merak_tp 0": (2, ["0: wanted 1 to 65536"]),
+    f"{MERAK} --merak_tp two": (2, ["two: wanted 1 to 65536"]),
+    f"{MERAK} --merak_pp 4 --partition_method custom": (2, ["needs --custom-partition", "15 modules"]),
+    f"{MERAK} --merak_pp 4 --custom_partition 0,3,7,11,14": (2, ["rise from 0 to 15"]),
+    f"{MERAK} --merak_pp 4 --custom_partition 0,3,7,15": (2, ["wanted 5 numbers"]),
+    f"{MERAK} --merak_pp 4 --partition_method uniform --custom_partition 0,3,7,11,15": (2, ["custom only"]),
+    "convert_merak_gpt2_checkpoint --load_path nowhere --save_path wrong --convert_type merak": (3, ["nowhere: does not exist"]),
+    "convert_merak_gpt2_checkpoint --load_path ds_to_merak/release --save_path wrong": (2, ["--convert_type is required: merak, transformers"]),
+    "convert_merak_gpt2_checkpoint --load_path ds_to_merak/release --save_path wrong --convert_type megatron": (2, ["--convert_type megatron: wanted merak"]),
+    "convert_merak_gpt2_checkpoint --load_path ds_to_merak/release --convert_type merak": (2, ["DST is required"]),
+    "convert_merak_gpt2_checkpoint --save_path wrong --convert_type=merak": (2, ["--load_path", "is required"]),
+    "convert_merak_gpt2_checkpoint --load_path ds_to_merak/release/mp_rank_00_pp_rank_000/partial_model_optim.pt --save_path wrong --convert_type merak": (3, ["one rank's part", "ds_to_merak/release"]),
+    "convert_merak_gpt2_checkpoint --load_path merak_to_merak_hf/pytorch_model.bin --json_path nope.json --save_path wrong --convert_type transformers_to_merak": (3, ["nope.json: does not exist"]),
+    f"deepspeed_to_transformers --input_folder {STEP} --output_folder {STEP}": (2, ["lie in one another"]),
+    f"deepspeed_to_transformers --input_folder {STEP}/mp_rank_00_model_states.pt --output_folder wrong": (3, ["one file of a DeepSpeed checkpoint", STEP]),
+    "deepspeed_to_transformers --output_folder wrong": (2, ["--input_folder", "is required"]),
+    "deepspeed_to_transformers --input_folder": (2, ["--input_folder: wanted a value"]),
+    f"deepspeed_to_megatron --input_folder {STEP} --output_folder wrong --target_tp 5": (3, ["groups 12 (heads", "5 ranks"]),
+    f"deepspeed_to_megatron --input_folder {STEP} --output_folder wrong --target_pp 5": (2, ["12 layers", "--stage-layers"]),
+    f"deepspeed_to_megatron --input_folder {STEP}1 --output_folder wrong": (3, [f"{STEP}1: does not exist"]),
+    "inspect_deepspeed_checkpoint --folder nowhere": (3, ["nowhere: does not exist"]),
+}
+
+
+def check_wrong_input(checks, scripts, many, place):
+    """One message with the reason, and nothing under the target's name; on 4 ranks, too."""
+    for number, (line, (code, words)) in enumerate(WRONG.items()):
+        with checks.case(f"wrong: {line}"):
+            before = {path.name for path in place.iterdir()}
+            said = (many if number % 6 == 0 else scripts).run(line, code)
+            missing = [word for word in words if word not in said]
+            assert not missing, f"message lacks {missing}: {said}"
+            told = [text for text in said.splitlines() if text.startswith("reshard: ") and not text.startswith("reshard: note: ")]
+            assert len(told) == 1 and "problems:" not in said, f"not one message: {said}"
+            assert {path.name for path in place.iterdir()} == before
+    with checks.case("(7) --help names the scripts' options"):
+        said = scripts.run("deepspeed_to_transformers --help")
+        assert "--input_folder" in said and "--merak_tp" in said, said
 
 
 def check_other_sources(checks, scripts, place, tensors):
@@ -227,6 +301,12 @@ def main(binary, mpiexec, data, *names):
         check_megatron(checks, scripts, place, tensors)
         check_other_sources(checks, scripts, place, tensors)
         check_inspectors(checks, scripts)
+        four = Scripts(binary, place / "four", mpiexec, ranks=4)
+        check_ranks(checks, four, place, tensors)
+        check_paths(checks, four, place)
+        many = Scripts(binary, place / "many", mpiexec, ranks=4)
+        many.cwd = place
+        check_wrong_input(checks, scripts, many, place)
     return checks.finish()
 
 
