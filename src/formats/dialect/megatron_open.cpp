@@ -215,6 +215,7 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   const bool legacy = std::any_of(
       indices.front().tensors.begin(), indices.front().tensors.end(),
       [](const TensorEntry& e) { return e.name.find(".language_model.") != std::string::npos; });
+  source.choices["legacy_names"] = legacy;
   Json choices = Json::object();
   if (legacy) {
     const Json version = indices.front().facts.value("checkpoint_version", Json(0));

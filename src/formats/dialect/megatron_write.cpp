@@ -78,8 +78,9 @@ void describe_stages(const Parallelism& p, bool legacy, Json& degrees) {
 
 /// What the code of Megatron's legacy models leaves out, whatever args say (its language_model.py
 /// and transformer.py): a window of attention, and of rotary positions all but their share and a
-/// linear factor.
-void check_legacy(const families::Record& record, Problems& problems) {
+/// linear factor. A source of that form was computed by code that we do not know.
+void check_legacy(const Source& source, const families::Record& record, Problems& problems) {
+  if (source.found.dialect == "megatron" && source.choices.at("legacy_names") == true) return;
   const auto refuse = [&](const char* name, bool fits) {
     if (fits) return;
     problems.add(std::string(name) + " " + record.at(name).dump() +
@@ -240,7 +241,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
   const MegatronRows rows(names, record, known_choices(families::load_dialect(names), choices), p,
                           padded_vocab, source.model, options.vocab_fill == VocabFill::last);
 
-  if (legacy) check_legacy(record, problems);
+  if (legacy) check_legacy(source, record, problems);
   Json args;
   problems.collect([&] {
     Json carried = source.args.is_object() ? source.args : Json::object();
