@@ -140,7 +140,7 @@ void confuse(const Subject& whole, const std::function<Json&(Subject&)>& part,
       SCOPED_TRACE(subject.name + " " + place.to_string() + " " + value.dump().substr(0, 60));
       ++tried;
       try {
-        opened += opens(subject) ? 1 : 0;
+        if (opens(subject)) ++opened;
       } catch (const std::exception& error) {
         ADD_FAILURE() << error.what();
       }

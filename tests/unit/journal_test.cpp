@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "core/error.hpp"
+#include "core/json.hpp"
 #include "formats/container/crc32.hpp"
 #include "formats/lock.hpp"
 

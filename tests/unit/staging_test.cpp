@@ -54,10 +54,10 @@ class StagingTest : public testing::Test {
   ~StagingTest() override { fs::remove_all(root_); }
 
   [[nodiscard]] std::string path(const std::string& name) const { return (root_ / name).string(); }
-  [[nodiscard]] Staging plan(const std::string& name, bool overwrite) const {
+  [[nodiscard]] Staging plan(const std::string& name) const {
     Target target;
     target.unit = ".";
-    return plan_staging(path(name), target, "", overwrite);
+    return plan_staging(path(name), target, "");
   }
   void expect_untouched() const {
     EXPECT_EQ(read_text(path("outside/file"), 100), "mine");
@@ -85,9 +85,9 @@ TEST_F(StagingTest, ALinkIsReplacedAndNotFollowed) {
     for (const std::string end : {"outside", "outside/file", "gone"}) {
       calls().has_exchange = has_exchange;
       fs::create_symlink(end, path("target"));
-      EXPECT_NE(refusal(Kind::usage, [&] { plan("target", false); }).find("is a link"),
+      const Staging staging = plan("target");
+      EXPECT_NE(refusal(Kind::usage, [&] { check_unoccupied(staging); }).find("is a link"),
                 std::string::npos);
-      const Staging staging = plan("target", true);
       EXPECT_EQ(staging.unit, fs::canonical(path(".")) / "target");
       create_staging(staging, "identity", 0);
       write_text(staging.tree() + "/new", "new");
@@ -109,7 +109,7 @@ TEST_F(StagingTest, LinksInAnOldUnitAreRemovedAndNotFollowed) {
     fs::create_directory(path("target"));
     fs::create_directory_symlink("../outside", path("target/folder"));
     fs::create_symlink("../outside/file", path("target/file"));
-    const Staging staging = plan("target", true);
+    const Staging staging = plan("target");
     create_staging(staging, "identity", 0);
     publish_tree(staging, true);
     discard(staging);
@@ -121,7 +121,7 @@ TEST_F(StagingTest, LinksInAnOldUnitAreRemovedAndNotFollowed) {
 }
 
 TEST_F(StagingTest, AFolderThatIsThereIsNotTaken) {
-  const Staging staging = plan("target", false);
+  const Staging staging = plan("target");
   fs::create_directory_symlink("outside", staging.folder);
   EXPECT_NE(refusal(Kind::io, [&] { create_staging(staging, "identity", 0); }).find("exists"),
             std::string::npos);
@@ -130,7 +130,7 @@ TEST_F(StagingTest, AFolderThatIsThereIsNotTaken) {
 }
 
 TEST_F(StagingTest, AJournalThatIsALinkIsNone) {
-  const Staging staging = plan("target", false);
+  const Staging staging = plan("target");
   create_staging(staging, "identity", 0);
   ASSERT_EQ(abandoned(staging).size(), 1u);
   EXPECT_EQ(abandoned(staging).front().identity, "identity");
@@ -152,7 +152,7 @@ TEST_F(StagingTest, TheTrackerIsReplacedAndNotFollowed) {
   target.tracker = "latest";
   target.tracker_content = "7";
   fs::create_directory(path("root"));
-  const Staging staging = plan_staging(path("root"), target, "", false);
+  const Staging staging = plan_staging(path("root"), target, "");
   fs::create_symlink("../outside/file", path("root/latest"));
   fs::create_symlink("../outside/file", path("root/.latest.reshard-new"));
   EXPECT_EQ(raise_tracker(staging, target), "");
@@ -161,8 +161,7 @@ TEST_F(StagingTest, TheTrackerIsReplacedAndNotFollowed) {
   expect_untouched();
   fs::remove(path("root/latest"));
   ASSERT_EQ(::mkfifo(path("root/latest").c_str(), 0600), 0);
-  EXPECT_NE(refusal(Kind::input, [&] { plan_staging(path("root"), target, "", false); })
-                .find("is a FIFO"),
+  EXPECT_NE(refusal(Kind::input, [&] { plan_staging(path("root"), target, ""); }).find("is a FIFO"),
             std::string::npos);
 }
 
