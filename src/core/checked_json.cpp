@@ -100,6 +100,8 @@ class Builder : public nlohmann::json_sax<Json> {
 
 Json json_of_text(std::string_view text, const JsonLimits& limits) {
   Builder builder(limits);
+  const std::size_t nul = text.find('\0');  // which the library takes for the end
+  if (nul != std::string_view::npos) refuse("not JSON at byte " + std::to_string(nul) + ": NUL");
   Json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
 }

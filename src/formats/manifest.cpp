@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "core/checked_json.hpp"
 #include "core/error.hpp"
 #include "formats/container/crc32.hpp"
 #include "formats/file.hpp"
@@ -213,11 +214,9 @@ Manifest read_manifest(std::string_view text, const std::string& path) {
                                    wanted.substr(0, tail - checksum_end.size() + 1));
     }
     try {
-      const auto parsed = Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
-        if (depth > most_depth) throw Error(Kind::input, "is nested too deep");
-        return true;
-      });
-      return manifest_of(parsed);
+      // Much larger than its text no manifest becomes, however many tensors there are.
+      const JsonLimits limits{most_depth, 32 * text.size() + (std::uint64_t{1} << 20)};
+      return manifest_of(json_of_text(text, limits));
     } catch (const Json::exception& error) {
       throw Error(Kind::input, error.what());
     }

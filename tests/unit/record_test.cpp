@@ -181,8 +181,9 @@ TEST(Record, RefusesValuesThatItCannotHold) {
             "expression \"heads / groups\": division by zero");
   EXPECT_EQ(refused("huggingface-llama", "hidden_size", nullptr),
             "hyperparameter hidden: none of the keys hidden_size is there");
-  EXPECT_EQ(refused("huggingface-llama", "num_hidden_layers", 1e30),
-            "hyperparameter windowed: layers is 1e+30, a number up to 100000 is wanted");
+  EXPECT_EQ(
+      refused("huggingface-llama", "num_hidden_layers", 1e30),
+      "hyperparameter layers (num_hidden_layers = 1e+30): layers is 1e+30, wanted a number from 0");
   EXPECT_EQ(
       refused("huggingface-gemma2", "layer_types", {"full_attention"}),
       "hyperparameter windowed (layer_types = [\"full_attention\"]): [false] is no list of one "
