@@ -217,11 +217,11 @@ class Tester:
         """A conversion that was stopped when its first record was in the journal; the staging folder."""
         command = [self.binary, "convert", place / "source", place / "target", "--to", "megatron", "--memory", "8MiB", "--journal-interval", "8MiB"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not list(place.glob("target/.iter_*.reshard-*/journal/0-*")):
+        while process.poll() is None and not list(place.glob("target/.*.reshard-*/journal/0-*")):
             time.sleep(0.001)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(timeout=60) == STOPPED, process.returncode
-        return next(path for path in place.glob("target/.iter_*.reshard-*") if path.is_dir())
+        return next(path for path in place.glob("target/.*.reshard-*") if path.is_dir())
 
 
 def unit_is_moved(staging, outside):

@@ -143,7 +143,7 @@ def foreign(words, *files):
 foreign(("is torch_dist",), "iter_0000003/__0_0.distcp", "iter_0000003/.metadata")
 foreign(("DeepSpeed (ZeRO)", "none of the model"), "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt")
 foreign(("universal checkpoint",), "global_step3_universal/zero/a/fp32.pt", "global_step3_universal/mp_rank_00_model_states.pt")
-foreign(("HDF5",), "weights.h5")
+foreign(("weights.h5", "H5Fopen"), "weights.h5")
 
 
 @case(USAGE, "lie in one another")
