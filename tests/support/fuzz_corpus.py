@@ -1,7 +1,7 @@
 """Makes the starting corpus of one fuzz target from tests/data.
 
 usage: fuzz_corpus.py TARGET DATA FOLDER
-TARGET says what the parser reads: its name contains safetensors, pickle, torch (a whole file) or anything else (JSON).
+TARGET says what the parser reads: its name contains safetensors, pickle, torch (a whole file), dcp (.metadata) or anything else (JSON).
 """
 
 import pathlib
@@ -35,13 +35,19 @@ def pickle_inputs(data):
             yield from (archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
 
 
+def metadata_inputs(data):
+    """Every .metadata of a distributed checkpoint that is small enough."""
+    yield from (path.read_bytes() for path in data.rglob(".metadata") if path.stat().st_size <= LARGEST)
+
+
 def json_inputs(data):
     """Every JSON file."""
     yield from (path.read_bytes() for path in data.rglob("*.json"))
 
 
 def main(target, data, folder):
-    kinds = {"safetensors": safetensors_inputs, "pickle": pickle_inputs, "torch": torch_inputs, "zip": torch_inputs}
+    kinds = {"safetensors": safetensors_inputs, "pickle": pickle_inputs, "torch": torch_inputs, "zip": torch_inputs,
+             "dcp": metadata_inputs}  # fmt: skip
     inputs = next((make for kind, make in kinds.items() if kind in target), json_inputs)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

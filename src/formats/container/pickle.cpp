@@ -38,7 +38,7 @@ class Converter {
 
   Json convert(NodeId id, int depth = 0) {
     if (depth > max_depth) throw Error(Kind::input, "pickle: nested deeper than 200 levels");
-    const PickleNode& node = arena_.nodes[id];
+    const PickleNode node = arena_.node(id);
     charge(node.text.size());
     switch (node.tag) {
       case Tag::none:
@@ -66,7 +66,7 @@ class Converter {
       case Tag::global:
         return global(node.text);
       case Tag::object:
-        return object(arena_.objects[static_cast<std::size_t>(node.integer)], depth);
+        return object(arena_.object(node), depth);
       case Tag::persistent:
         return storage(node);
     }
@@ -83,9 +83,9 @@ class Converter {
     budget_ -= cost;
   }
 
-  const PickleNode& node(NodeId id) const { return arena_.nodes[id]; }
+  PickleNode node(NodeId id) const { return arena_.node(id); }
 
-  Json big_integer(const std::string& little_endian) {
+  Json big_integer(std::string_view little_endian) {
     charge(little_endian.size() * text_bytes_per_node);
     if (little_endian.size() == 9 && little_endian.back() == 0) {
       std::uint64_t value = 0;
@@ -106,7 +106,7 @@ class Converter {
     return json;
   }
 
-  static Json text(const std::string& value) {
+  static Json text(std::string_view value) {
     if (is_utf8(value)) return value;
     Json json = tagged("str");
     json["hex"] = hex_of(value);
@@ -123,25 +123,25 @@ class Converter {
     return json;
   }
 
-  static Json global(const std::string& name) {
+  static Json global(std::string_view name) {
     Json json = tagged("global");
     json["name"] = text(name);
     return json;
   }
 
-  Json list(const std::vector<NodeId>& ids, int depth) {
+  Json list(std::span<const NodeId> ids, int depth) {
     Json json = Json::array();
     for (const NodeId id : ids) json.push_back(convert(id, depth + 1));
     return json;
   }
 
-  Json items(const char* tag, const std::vector<NodeId>& ids, int depth) {
+  Json items(const char* tag, std::span<const NodeId> ids, int depth) {
     Json json = tagged(tag);
     json["items"] = list(ids, depth);
     return json;
   }
 
-  Json pairs(const std::vector<NodeId>& ids, int depth) {
+  Json pairs(std::span<const NodeId> ids, int depth) {
     Json json = Json::array();
     for (std::size_t i = 0; i + 1 < ids.size(); i += 2) {
       charge(0);
@@ -156,7 +156,7 @@ class Converter {
     return node(id).tag == Tag::text && node(id).text != "!" && is_utf8(node(id).text);
   }
 
-  Json dict(const std::string& class_name, const std::vector<NodeId>& ids, int depth) {
+  Json dict(const std::string& class_name, std::span<const NodeId> ids, int depth) {
     bool plain = true;
     for (std::size_t i = 0; i < ids.size() && plain; i += 2) plain = is_plain_key(ids[i]);
     if (!plain) {
@@ -168,12 +168,12 @@ class Converter {
     Json json = Json::object();
     std::unordered_map<std::string_view, std::size_t> places;
     for (std::size_t i = 0; i + 1 < ids.size(); i += 2) {
-      const std::string& key = node(ids[i]).text;
+      const std::string_view key = node(ids[i]).text;
       charge(key.size());
       Json value = convert(ids[i + 1], depth + 1);
       const auto [place, is_new] = places.emplace(key, places.size());
       if (is_new) {
-        append(json, key, std::move(value));
+        append(json, std::string(key), std::move(value));
       } else {
         auto& members = json.get_ref<Json::object_t&>();
         members.begin()[static_cast<std::ptrdiff_t>(place->second)].second = std::move(value);
@@ -186,24 +186,25 @@ class Converter {
   std::string class_name(NodeId callable) {
     std::string suffix;
     for (int nesting = 0; nesting < 8; ++nesting) {
-      const PickleNode& made_by = node(callable);
+      const PickleNode made_by = node(callable);
       charge(made_by.text.size());
       if (made_by.tag == Tag::global) {
-        return is_utf8(made_by.text) ? made_by.text + suffix : "(a name that is not UTF-8)";
+        return is_utf8(made_by.text) ? std::string(made_by.text) + suffix
+                                     : "(a name that is not UTF-8)";
       }
       if (made_by.tag != Tag::object) break;
-      const PickleObject& outer = arena_.objects[static_cast<std::size_t>(made_by.integer)];
-      const std::vector<NodeId>& arguments = node(outer.arguments).items;
+      const PickleObject outer = arena_.object(made_by);
+      const std::span<const NodeId> arguments = node(outer.arguments).items;
       if (!is_getattr(outer)) break;
       charge(node(arguments[1]).text.size());
-      suffix = "." + node(arguments[1]).text + suffix;
+      suffix = "." + std::string(node(arguments[1]).text) + suffix;
       callable = arguments[0];
     }
     return "(not a global)";
   }
 
   bool is_getattr(const PickleObject& object) const {
-    const std::vector<NodeId>& arguments = node(object.arguments).items;
+    const std::span<const NodeId> arguments = node(object.arguments).items;
     return node(object.callable).text == "builtins.getattr" && arguments.size() == 2 &&
            is_plain_key(arguments[1]);
   }
@@ -231,16 +232,16 @@ class Converter {
 
   /// Callables with a meaning of their own; nothing for all others.
   std::optional<Json> known(const PickleObject& object, int depth) {
-    const std::string& callable = node(object.callable).text;
-    const std::vector<NodeId>& arguments = node(object.arguments).items;
+    const std::string_view callable = node(object.callable).text;
+    const std::span<const NodeId> arguments = node(object.arguments).items;
     if (callable == "collections.OrderedDict" || callable == "collections.Counter" ||
         callable == "collections.defaultdict") {
-      return dict(callable, dict_pairs(object), depth);
+      return dict(std::string(callable), dict_pairs(object), depth);
     }
     if (const auto found = rebuilt_tensor(arena_, callable, arguments)) return tensor(*found);
     if (callable == "builtins.bytes" && arguments.empty()) return bytes("");
     if (arguments.empty()) return std::nullopt;
-    const PickleNode& first = node(arguments[0]);
+    const PickleNode first = node(arguments[0]);
     const bool sequence = first.tag == Tag::tuple || first.tag == Tag::list;
     if (callable == "torch.Size" && sequence) return items("tuple", first.items, depth);
     if ((callable == "builtins.set" || callable == "builtins.frozenset") && sequence) {
@@ -259,7 +260,7 @@ class Converter {
     for (const NodeId argument : node(object.arguments).items) {
       for (const NodeId pair : node(argument).items) {
         charge(0);
-        const std::vector<NodeId>& key_value = node(pair).items;
+        const std::span<const NodeId> key_value = node(pair).items;
         if (key_value.size() == 2) all.insert(all.end(), key_value.begin(), key_value.end());
       }
     }
@@ -272,7 +273,7 @@ class Converter {
       if (std::optional<Json> value = known(object, depth)) return std::move(*value);
     }
     Json json = tagged("object");
-    const std::vector<NodeId>& arguments = node(object.arguments).items;
+    const std::span<const NodeId> arguments = node(object.arguments).items;
     if (is_getattr(object)) {
       json["class"] = class_name(arguments[0]);
       json["args"] = Json::array({convert(arguments[1], depth + 1)});

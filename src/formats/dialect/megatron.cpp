@@ -26,16 +26,6 @@ std::string put(std::string name, std::string_view mark, std::uint64_t value) {
   return name;
 }
 
-FactorBlock block_of(const MegatronRows& megatron, const families::Row& row,
-                     const std::string& factor, std::uint64_t rank, std::uint64_t degree) {
-  const std::uint64_t size = megatron.rows.size(row, factor);
-  if (size % degree != 0) {
-    throw Error(Kind::input, row.name + ": " + factor + " " + std::to_string(size) +
-                                 " does not divide by " + std::to_string(degree) + " ranks");
-  }
-  return {rank * size / degree, (rank + 1) * size / degree};
-}
-
 /// Makes the stored tensors of one row, chunk and rank.
 class ShardMaker {
  public:
@@ -47,18 +37,18 @@ class ShardMaker {
     const families::Row& row = megatron_.rows.rows()[number];
     Blocks blocks;
     if (!row.split.empty()) {
-      blocks[row.split] = block_of(megatron_, row, row.split, rank_.tp, parallelism_.tp);
+      blocks[row.split] = block_of(megatron_.rows, row, row.split, rank_.tp, parallelism_.tp);
     }
     if (!row.expert_split.empty()) {
       blocks[row.expert_split] =
-          block_of(megatron_, row, row.expert_split, rank_.etp, parallelism_.etp);
+          block_of(megatron_.rows, row, row.expert_split, rank_.etp, parallelism_.etp);
     }
     const std::string name = prefix + put(row.name, "{L}", local_layer);
     if (row.expert_split.empty()) {
       tensors.push_back(megatron_.rows.stored(number, name, {layer, std::nullopt}, blocks));
       return;
     }
-    const FactorBlock experts = block_of(megatron_, row, "experts", rank_.ep, parallelism_.ep);
+    const FactorBlock experts = block_of(megatron_.rows, row, "experts", rank_.ep, parallelism_.ep);
     if (row.name.find("{E}") == std::string::npos) {
       blocks["experts"] = experts;
       tensors.push_back(megatron_.rows.stored(number, name, {layer, std::nullopt}, blocks));
@@ -85,6 +75,29 @@ MegatronRows::MegatronRows(std::string_view table_name, const families::Record& 
     : table(families::load_dialect(table_name)),
       rows(table.rows, names_of(table, record, choices, parallelism, padded_vocab), model,
            repeat_last) {}
+
+FactorBlock block_of(const Rows& rows, const families::Row& row, const std::string& factor,
+                     std::uint64_t rank, std::uint64_t degree) {
+  const std::uint64_t size = rows.size(row, factor);
+  if (size % degree != 0) {
+    throw Error(Kind::input, row.name + ": " + factor + " " + std::to_string(size) +
+                                 " does not divide by " + std::to_string(degree) + " ranks");
+  }
+  return {rank * size / degree, (rank + 1) * size / degree};
+}
+
+void note_use(const MegatronRows& megatron, std::vector<StoredTensor>& tensors, TableUse& use) {
+  const families::Names names(megatron.rows.names());
+  for (StoredTensor& tensor : tensors) {
+    bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
+    for (const Placement& placement : tensor.placements) {
+      use.covered[placement.tensor] = true;
+      all_fit = all_fit &&
+                families::matches(megatron.table.add->roles, megatron.rows.role(placement.tensor));
+    }
+    if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
+  }
+}
 
 std::string TableUse::warning() const {
   std::string names;
@@ -130,15 +143,7 @@ Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelis
       if (!row.seen) use.unseen.insert(row.name);
     }
   }
-  for (StoredTensor& tensor : shard.tensors) {
-    bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
-    for (const Placement& placement : tensor.placements) {
-      use.covered[placement.tensor] = true;
-      all_fit =
-          all_fit && families::matches(megatron.table.add->roles, rows.role(placement.tensor));
-    }
-    if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
-  }
+  note_use(megatron, shard.tensors, use);
   return shard;
 }
 

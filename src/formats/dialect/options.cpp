@@ -17,8 +17,10 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
     std::string_view dialects;  ///< that can follow it
     const char* instead = "";   ///< what the others have
   };
-  constexpr std::string_view mega = "megatron", megads = "megatron-deepspeed", merak = "merak";
-  constexpr std::string_view layered = "megatron, megatron-deepspeed, merak";
+  constexpr std::string_view torch = "megatron", dist = "megatron-dist",
+                             mega = "megatron, megatron-dist", megads = "megatron-deepspeed",
+                             merak = "merak";
+  constexpr std::string_view layered = "megatron, megatron-dist, megatron-deepspeed, merak";
   const Row rows[] = {
       {"--tp", o.tp.has_value(), layered},
       {"--pp", o.pp.has_value(), layered},
@@ -29,7 +31,8 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
       {"--vocab-multiple", o.vocab_multiple.has_value(), layered},
       {"--vocab-fill", o.vocab_fill.has_value(), layered},
       {"--transformer-impl", !o.transformer_impl.empty(), mega},
-      {"--megatron-names", !o.megatron_names.empty(), mega},
+      {"--megatron-names", !o.megatron_names.empty(), torch},
+      {"--dist-files", o.dist_files.has_value(), dist},
       {"--iteration", o.iteration.has_value(), layered},
       {"--max-shard-size", o.max_shard_bytes.has_value(), "hf, hf-bin"},
       {"--mds-qkv-layout", !o.mds_qkv_layout.empty() && from != megads, megads},

@@ -79,6 +79,11 @@ std::uint64_t Rows::size(const families::Row& row, std::string_view factor) cons
   return at->get<std::uint64_t>();
 }
 
+Lowered Rows::lowered(std::size_t number) const {
+  const families::Row& row = rows_[number];
+  return layouts_[number].lower([&](std::string_view factor) { return size(row, factor); });
+}
+
 StoredTensor Rows::stored(std::size_t number, std::string name, Indices indices,
                           const Blocks& blocks) const {
   const families::Row& row = rows_[number];

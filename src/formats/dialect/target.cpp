@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/error.hpp"
+#include "formats/container/dcp_layout.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_layout.hpp"
 
@@ -21,6 +22,10 @@ std::vector<TensorSpec> specs_of(const FileDescription& file) {
 
 TorchFileSpec torch_spec(const FileDescription& file) {
   return {std::filesystem::path(file.path).stem().string(), file.value, specs_of(file)};
+}
+
+DcpFileSpec dcp_spec(const FileDescription& file) {
+  return {file.content, specs_of(file)};
 }
 
 }  // namespace
@@ -53,6 +58,8 @@ FileLayout layout_of(const FileDescription& file) {
         return safetensors_layout(specs_of(file), file.value);
       case FileDescription::Container::torch:
         return torch_layout(torch_spec(file));
+      case FileDescription::Container::dcp:
+        return dcp_layout(dcp_spec(file));
       case FileDescription::Container::copy:
         return FileLayout{file.copied_bytes, {}, {}};
       case FileDescription::Container::plain:
@@ -62,10 +69,16 @@ FileLayout layout_of(const FileDescription& file) {
   });
 }
 
+bool has_crcs(const FileDescription& file) {
+  return file.container == FileDescription::Container::torch ||
+         file.container == FileDescription::Container::dcp;
+}
+
 std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
                                             std::span<const std::uint32_t> crcs) {
-  if (file.container != FileDescription::Container::torch) return {};
-  return torch_trailer(torch_spec(file), crcs);
+  if (!has_crcs(file)) return {};
+  return file.container == FileDescription::Container::torch ? torch_trailer(torch_spec(file), crcs)
+                                                             : dcp_trailer(dcp_spec(file), crcs);
 }
 
 Geometry make_geometry(Source& source, Target& target, const std::vector<FileLayout>& layouts) {

@@ -13,15 +13,16 @@
 
 namespace reshard::formats {
 
-/// A file of the target before it has bytes: stored tensors and all else in it.
+/// A file of the target before it has bytes: stored tensors and all else in it. Of a dcp file each
+/// tensor is an item.
 struct FileDescription {
-  enum class Container { safetensors, torch, plain, copy };
+  enum class Container { safetensors, torch, dcp, plain, copy };
 
   std::string path;  ///< relative to the unit of publication
   Container container = Container::plain;
   std::vector<StoredTensor> tensors;
   Json value;               ///< safetensors: its metadata; torch: the tree, see torch_layout.hpp
-  std::string content;      ///< plain: all of it
+  std::string content;      ///< plain: all of it; dcp: the items without tensors, at its begin
   std::string copied_from;  ///< copy: the file whose bytes these are
   std::uint64_t copied_bytes = 0;  ///< its size
 };
@@ -45,7 +46,9 @@ std::vector<FileDescription> companion_files(const std::vector<Companion>& compa
 
 /// Where the bytes of a described file lie.
 FileLayout layout_of(const FileDescription& file);
-/// Bytes that need the CRCs of the file's tensors, ascending; none unless it is a torch file.
+/// Whether the file has bytes that need the CRCs of its tensors.
+bool has_crcs(const FileDescription& file);
+/// Bytes that need the CRCs of the file's tensors, ascending; none unless it has_crcs.
 std::vector<FileLayout::Literal> trailer_of(const FileDescription& file,
                                             std::span<const std::uint32_t> crcs);
 
