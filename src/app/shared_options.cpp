@@ -99,6 +99,12 @@ void add_hdf5_options(CLI::App& command, formats::TargetOptions& options) {
                   "canonical, the finest that reshard knows, with vocabulary padding")
       ->check(CLI::IsMember({"hf", "canonical"}))
       ->group("Target");
+  command
+      .add_option("--hdf5-filter", options.hdf5_filter,
+                  "filter of the datasets: none (default), fletcher32, deflate or zstd, as far as "
+                  "this HDF5 has it; such files are written slower and without --resume")
+      ->check(CLI::IsMember({"none", "fletcher32", "deflate", "zstd"}))
+      ->group("Target");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "core/parallel.hpp"
 #include "formats/container/crc32.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -69,6 +70,10 @@ void TargetWriter::create(std::uint32_t number) const {
   const std::filesystem::path folder = std::filesystem::path(path(number)).parent_path();
   std::filesystem::create_directories(folder, error);
   if (error) throw Error(Kind::io, folder.string() + ": " + error.message());
+  if (const FileDescription& described = target_->files[number]; described.is_filtered()) {
+    create_filtered_hdf5(path(number), hdf5_spec(described), described.filter);
+    return;
+  }
   const bool is_there = std::filesystem::is_regular_file(path(number));
   const File file = is_there ? File::open_write(path(number)) : File::create(path(number));
   file.resize(geometry_->targets[number].bytes);
@@ -122,8 +127,15 @@ void TargetWriter::write_tile(const TileBytes& tile, std::span<std::uint32_t> cr
 void TargetWriter::write(std::span<const TileBytes> tiles, std::span<std::uint32_t> crcs) {
   constexpr std::size_t most_open = 64;
   if (open_.size() >= most_open) finish();
-  for (const TileBytes& tile : tiles) file(tile.tile.file);
-  for_each(tiles.size(), threads_, [&](std::uint64_t i) { write_tile(tiles[i], crcs); });
+  const auto is_filtered = [&](const TileBytes& tile) {
+    return target_->files[tile.tile.file].is_filtered();
+  };
+  for (const TileBytes& tile : tiles) {
+    if (!is_filtered(tile)) file(tile.tile.file);
+  }
+  for_each(tiles.size(), threads_, [&](std::uint64_t i) {
+    if (!is_filtered(tiles[i])) write_tile(tiles[i], crcs);
+  });
   for (const TileBytes& tile : tiles) bytes_written_ += tile.bytes.size();
 }
 
@@ -170,6 +182,14 @@ void TargetWriter::write_trailer(std::uint32_t number, std::uint32_t first, std:
     file(number).write_at(
         from, std::as_bytes(std::span(literal.bytes).subspan(from - literal.offset, to - from)));
   }
+}
+
+void TargetWriter::seal_filtered(std::uint32_t number, const Sums& sums) const {
+  const Hdf5Spec spec = hdf5_spec(target_->files[number]);
+  if (!sums.arrived.empty()) put_hdf5_digests(path(number), spec, sums_of(number, sums).digests);
+  const File written = File::open_write(path(number));
+  written.sync();
+  written.drop_cache();
 }
 
 void TargetWriter::sync() const {

@@ -12,6 +12,7 @@
 #include "core/plan.hpp"
 #include "core/transform.hpp"
 #include "formats/source_reader.hpp"
+#include "mpi/hdf5_access.hpp"
 #include "mpi/identity.hpp"
 #include "mpi/prepare.hpp"
 #include "mpi/replicas.hpp"
@@ -132,12 +133,20 @@ std::uint64_t bytes_of(const Geometry& geometry, const std::vector<std::uint64_t
 
 /// Collective. Rounds, with what earlier runs moved; the sums are those of all ranks.
 Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geometry,
-           const Plan& plan, const Schedule& schedule, formats::SourceReader& reader,
-           StagedTarget& staged, ConvertReport& report) {
+           const formats::Target& target, const Plan& plan, const Schedule& schedule,
+           formats::SourceReader& reader, StagedTarget& staged, ConvertReport& report) {
   const DigestWish digests = digest_wish(geometry, options.verify);
-  const Commits commits{[&](const Moved& since) { staged.append(since); }, options.journal_bytes,
-                        std::chrono::seconds(30)};
-  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer(), commits);
+  Commits commits{[&](const Moved& since) { staged.append(since); }, options.journal_bytes,
+                  std::chrono::seconds(30)};
+  std::optional<FilteredWriter> filtered;
+  WriteTogether write_together;
+  if (has_filtered(target)) {  // whose chunks may be half written at any time: no journal
+    commits.append = [](const Moved&) {};
+    filtered.emplace(comm, geometry, target, staged.writer());
+    write_together = [&](auto tiles) { filtered->write(tiles); };
+  }
+  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer(), commits,
+                write_together);
   Patience patience(comm, options);
   const std::uint64_t left = report.target_bytes - report.resumed_bytes;
   Moved moved = rounds.run(
@@ -149,6 +158,7 @@ Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geom
         options.progress(report.resumed_bytes + bytes, report.target_bytes);
       },
       [&](const std::string& operation) { patience.wait(operation); }, options.check_stop);
+  if (filtered) filtered->close();
   report.bytes_sent = by_rank(comm, rounds.bytes_sent());
   report.bytes_written = by_rank(comm, staged.writer().bytes_written());
   if (comm.rank() == 0) moved += staged.before();
@@ -166,7 +176,8 @@ void grow(const Comm& comm, const ConvertOptions& options, const Prepared& p, co
   staged.create(report.target_bytes - report.resumed_bytes);
   formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads);
   phases.done("create");
-  const Moved moved = move(comm, options, geometry, plan, schedule, reader, staged, report);
+  const Moved moved =
+      move(comm, options, geometry, p.target, plan, schedule, reader, staged, report);
   phases.done("move");
   compare_replicas(comm, geometry, plan, moved.read, reader, options.check_stop);
   const std::vector<Stamp> now = stamps_of(comm, p);
@@ -225,6 +236,9 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   const Wish wish{options.source, options.target, options.overwrite, options.resume};
   Prepared p = prepare(comm, wish, [&](const std::string& phase) { phases.done(phase); });
   if (options.tile_bytes != 0) p.geometry.tile_bytes = options.tile_bytes;
+  if (options.resume && has_filtered(p.target)) {
+    throw Error(Kind::usage, "--resume: a file with --hdf5-filter is written anew or not at all");
+  }
   const Geometry& geometry = p.geometry;
   static_cast<ConversionFacts&>(report) = facts_of(p, wish);
   for (auto* bytes : {&report.bytes_read, &report.bytes_sent, &report.bytes_written}) {

@@ -8,6 +8,7 @@
 #include "core/parallel.hpp"
 #include "core/strides.hpp"
 #include "core/transform.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 
 namespace reshard::mpi {
 namespace {
@@ -22,9 +23,7 @@ class TileCheck {
   void check(Tile tile, std::vector<Digest>& found) {
     const ByteRange range = bytes_of(geometry_, tile);
     const std::span<std::byte> seen = read_.take(range.size());
-    if (file_number_ != tile.file) file_ = writer_.reopen(tile.file);
-    file_number_ = tile.file;
-    file_->read_at(range.first, seen);
+    read(tile, range, seen);
     std::uint64_t proven = range.first;  // up to here by digests, or compared below
     for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
       const TargetTensor& tensor = geometry_.tensors[t];
@@ -38,6 +37,37 @@ class TileCheck {
   }
 
  private:
+  /// The bytes of a tile as they are in the file; of a filtered one as HDF5 unpacks them.
+  void read(Tile tile, ByteRange range, std::span<std::byte> to) {
+    const formats::FileDescription& described = target_.files[tile.file];
+    if (file_number_ != tile.file) {
+      file_.reset();
+      filtered_.reset();
+      if (described.is_filtered()) {
+        spec_ = hdf5_spec(described);
+        filtered_.emplace(writer_.path(tile.file), spec_, false);
+      } else {
+        file_ = writer_.reopen(tile.file);
+      }
+      file_number_ = tile.file;
+    }
+    if (file_) {
+      file_->read_at(range.first, to);
+      return;
+    }
+    std::fill(to.begin(), to.end(), std::byte{0});
+    for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
+      const TargetTensor& tensor = geometry_.tensors[t];
+      const std::uint64_t first = std::max(range.first, tensor.base);
+      const std::uint64_t last = std::min(range.last, tensor.base + tensor.bytes);
+      if (first >= last) continue;
+      with_context(described.path + ": " + tensor.stored.name, [&] {
+        filtered_->read(tensor.number, (first - tensor.base) / bytes(tensor.stored.dtype),
+                        to.subspan(first - range.first, last - first));
+      });
+    }
+  }
+
   /// Adds the digests of a tensor's placements in `part` of a tile; whether they hold all of it.
   bool add_digests(const TargetTensor& tensor, ByteRange range, ByteRange part,
                    std::span<const std::byte> seen, std::vector<Digest>& found) const {
@@ -112,7 +142,9 @@ class TileCheck {
   const formats::Target& target_;
   const Sums& sums_;
   const formats::TargetWriter& writer_;
-  std::optional<formats::File> file_;  ///< that the last tile was of
+  std::optional<formats::File> file_;  ///< that the last tile was of, or:
+  formats::Hdf5Spec spec_;
+  std::optional<formats::Hdf5Tensors> filtered_;  ///< of spec_
   std::uint32_t file_number_ = ~std::uint32_t{0};
   Buffer read_, wanted_;
   std::optional<Tile> wanted_tile_;  ///< the tile that wanted_ is of
@@ -154,6 +186,10 @@ void verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
             std::uint64_t threads, const std::function<void()>& check_stop) {
   std::vector<Digest> found(geometry.placements);
   agree(comm, "verify", [&] {
+    for (std::uint32_t f = 0; comm.rank() == 0 && f < target.files.size(); ++f) {
+      if (!target.files[f].is_filtered()) continue;
+      formats::check_filtered_hdf5(writer.path(f), hdf5_spec(target.files[f]));
+    }
     const TileNumbers numbers(geometry);
     const auto other =
         static_cast<std::size_t>((comm.rank() + (comm.size() + 1) / 2) % comm.size());

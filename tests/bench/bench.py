@@ -115,6 +115,7 @@ def main():
     jobs["tp2pp2 -> hf, --memory 64MiB"] = ("tp2pp2", ["--to", "hf", "--memory", "64MiB"])
     jobs["hf -> hdf5"] = ("hf", ["--to", "hdf5"])
     jobs["hf -> hdf5, no verify"] = ("hf", ["--to", "hdf5", "--no-verify"])
+    jobs["hf -> hdf5, fletcher32"] = ("hf", ["--to", "hdf5", "--hdf5-filter", "fletcher32"])
     for ranks in map(int, options.ranks.split(",")):
         measure(bench, ranks, options.repeat, "tp2pp2", jobs)
     for name in ("tp2pp2", "hf"):

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 
 #include "core/error.hpp"
@@ -241,6 +242,18 @@ TEST_F(Hdf5File, RefusesAbsurdSizes) {
                     m.unwritten("y", H5T_IEEE_F32LE, {1ULL << 31, 1ULL << 31});
                   }),
                   "x: has 1152921504606846976 chunks in a file of"));
+  {
+    const Hdf5Maker maker(path());
+    maker.counted("x", {10});
+  }
+  std::string bytes = test::content_of(path());
+  const std::uint64_t offset = read().tensors.at(0).offset, beyond = bytes.size() - 39;
+  const std::string told(reinterpret_cast<const char*>(&offset), sizeof offset);
+  ASSERT_NE(bytes.find(told), std::string::npos);
+  std::memcpy(&bytes[bytes.find(told)], &beyond, sizeof beyond);
+  write_text(path(), bytes);
+  EXPECT_TRUE(has(refusal(), "x: its 40 bytes at " + std::to_string(beyond) +
+                                 " lie beyond the end of the file"));
   {
     const Hdf5Maker maker(path());
     test::done(H5Pset_alloc_time(maker.list(), H5D_ALLOC_TIME_EARLY));

@@ -6,6 +6,7 @@
 #include "core/strides.hpp"
 #include "formats/canonical_reader.hpp"
 #include "formats/container/hdf5_file.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/rows.hpp"
 #include "formats/file.hpp"
@@ -199,7 +200,8 @@ Source Hdf5::open(const Found& found, const std::vector<FileIndex>& indices,
     source.companions = inner_companions(found, index, source.companions);
   }
   const Json& inner = index.facts.at("config");
-  if (inner.is_object() && inner != source.config && options.config.empty()) {
+  const auto sorted = [](const Json& json) { return nlohmann::json::parse(json.dump()); };
+  if (inner.is_object() && options.config.empty() && sorted(inner) != sorted(source.config)) {
     source.warnings.push_back("config.json beside " + index.path +
                               " says other things than the one in it; the one beside it is taken");
   }
@@ -220,6 +222,10 @@ Target Hdf5::describe(const Source& source, const TargetOptions& options,
   FileDescription file;
   file.path = file_name;
   file.container = FileDescription::Container::hdf5;
+  if (!options.hdf5_filter.empty() && options.hdf5_filter != "none") {
+    check_hdf5_filter(options.hdf5_filter);
+    file.filter = options.hdf5_filter;
+  }
   if (canonical) {
     file.tensors = canonical_tensors(source.model);
     for (StoredTensor& tensor : file.tensors) {

@@ -41,7 +41,8 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
       {"--custom-partition", !o.custom_partition.empty(), merak},
       {"--merak-buffers", !o.merak_buffers.empty(), merak},
       {"--merak-tied-keys", !o.merak_tied_keys.empty(), merak},
-      {"--hdf5-names", !o.hdf5_names.empty(), "hdf5"}};
+      {"--hdf5-names", !o.hdf5_names.empty(), "hdf5"},
+      {"--hdf5-filter", !o.hdf5_filter.empty(), "hdf5"}};
   for (const Row& row : rows) {
     const std::string list = ", " + std::string(row.dialects) + ",";
     if (!row.given || list.find(", " + o.to + ",") != std::string::npos) continue;

@@ -54,6 +54,7 @@ struct TargetOptions {
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
   std::string hdf5_names;       ///< "hf", "canonical"; empty: hf
+  std::string hdf5_filter;      ///< "deflate", ..., of an HDF5 file's datasets; empty, "none": none
 };
 
 /// Error(usage) for an option that neither the target's dialect nor, where it tells of both sides,

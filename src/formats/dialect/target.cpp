@@ -5,7 +5,7 @@
 #include <tuple>
 
 #include "core/error.hpp"
-#include "formats/container/hdf5_layout.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_layout.hpp"
 
@@ -28,6 +28,8 @@ FileLayout::Copy copy_of(const FileDescription& file) {
   return {0, file.copied_bytes, file.copied_from, file.copied_offset};
 }
 
+}  // namespace
+
 Hdf5Spec hdf5_spec(const FileDescription& file) {
   Hdf5Spec spec;
   spec.attributes = file.value.at("attributes");
@@ -41,8 +43,6 @@ Hdf5Spec hdf5_spec(const FileDescription& file) {
   }
   return spec;
 }
-
-}  // namespace
 
 FileDescription plain_file(std::string path, std::string content) {
   FileDescription file;
@@ -74,7 +74,8 @@ FileLayout layout_of(const FileDescription& file) {
       case FileDescription::Container::torch:
         return torch_layout(torch_spec(file));
       case FileDescription::Container::hdf5:
-        return hdf5_layout(hdf5_spec(file));
+        return file.is_filtered() ? hdf5_filtered_layout(hdf5_spec(file))
+                                  : hdf5_layout(hdf5_spec(file));
       case FileDescription::Container::copy:
         return FileLayout{file.copied_bytes, {}, {}, {copy_of(file)}};
       case FileDescription::Container::plain:
@@ -98,7 +99,8 @@ std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const F
                                             const FileSums& sums) {
   using Container = FileDescription::Container;
   if (file.container == Container::torch) return torch_trailer(torch_spec(file), sums.crcs);
-  if (file.container != Container::hdf5 || sums.digests.empty()) return {};
+  const bool has_digests = !sums.digests.empty() && !file.is_filtered();
+  if (file.container != Container::hdf5 || !has_digests) return {};
   return hdf5_trailer(hdf5_spec(file), layout, sums.digests);
 }
 
