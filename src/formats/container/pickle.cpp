@@ -76,7 +76,9 @@ class Converter {
   /// An object that stands for what JSON lacks.
   Json tagged(const char* tag) {
     charge(tagged_cost);
-    return Json{{"!", tag}};
+    Json json = Json::object();
+    append(json, "!", tag);
+    return json;
   }
 
   const PickleNode& node(NodeId id) const { return arena_.nodes[id]; }
@@ -91,14 +93,14 @@ class Converter {
       return value;
     }
     Json json = tagged("int");
-    json["value"] = decimal_of(little_endian);
+    append(json, "value", decimal_of(little_endian));
     return json;
   }
 
   Json real(double value) {
     if (std::isfinite(value)) return value;
     Json json = tagged("float");
-    json["value"] = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+    append(json, "value", std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");
     return json;
   }
 
@@ -106,23 +108,23 @@ class Converter {
     charge(text_cost + value.size());
     if (is_utf8(value)) return std::string(value);
     Json json = tagged("str");
-    json["hex"] = hex_of(value);
+    append(json, "hex", hex_of(value));
     return json;
   }
 
   Json bytes(std::string_view value) {
     Json json = tagged("bytes");
     if (value.size() > max_hex_bytes) {
-      json["size"] = value.size();
+      append(json, "size", value.size());
     } else {
-      json["hex"] = hex_of(value);
+      append(json, "hex", hex_of(value));
     }
     return json;
   }
 
   Json global(std::string_view name) {
     Json json = tagged("global");
-    json["name"] = text(name);
+    append(json, "name", text(name));
     return json;
   }
 
@@ -135,7 +137,7 @@ class Converter {
 
   Json items(const char* tag, const std::vector<NodeId>& ids, int depth) {
     Json json = tagged(tag);
-    json["items"] = list(ids, depth);
+    append(json, "items", list(ids, depth));
     return json;
   }
 
@@ -159,8 +161,8 @@ class Converter {
     for (std::size_t i = 0; i < ids.size() && plain; i += 2) plain = is_plain_key(ids[i]);
     if (!plain) {
       Json json = tagged("dict");
-      if (!class_name.empty()) json["class"] = class_name;
-      json["items"] = pairs(ids, depth);
+      if (!class_name.empty()) append(json, "class", class_name);
+      append(json, "items", pairs(ids, depth));
       return json;
     }
     Json json = Json::object();
@@ -211,9 +213,9 @@ class Converter {
     const StorageId id = storage_id(arena_, persistent);
     charge(3 * member_cost + id.key.size() + id.class_name.size());
     Json json = tagged("storage");
-    json["class"] = text(id.class_name);
-    json["key"] = text(id.key);
-    json["numel"] = id.elements;
+    append(json, "class", text(id.class_name));
+    append(json, "key", text(id.key));
+    append(json, "numel", id.elements);
     return json;
   }
 
@@ -221,11 +223,11 @@ class Converter {
     charge(5 * member_cost + tensor.storage.size());
     charge((tensor.shape.size() + tensor.strides.size()) * 2 * sizeof(Json));
     Json json = tagged("tensor");
-    json["dtype"] = name(tensor.dtype);
-    json["shape"] = tensor.shape;
-    if (!tensor.strides.empty()) json["strides"] = tensor.strides;
-    json["storage"] = text(tensor.storage);
-    json["offset"] = tensor.offset;
+    append(json, "dtype", name(tensor.dtype));
+    append(json, "shape", tensor.shape);
+    if (!tensor.strides.empty()) append(json, "strides", tensor.strides);
+    append(json, "storage", text(tensor.storage));
+    append(json, "offset", tensor.offset);
     return json;
   }
 
@@ -276,16 +278,17 @@ class Converter {
     Json json = tagged("object");
     const std::vector<NodeId>& arguments = node(object.arguments).items;
     if (is_getattr(object)) {
-      json["class"] = class_name(arguments[0]);
-      json["args"] = Json::array({convert(arguments[1], depth + 1)});
-      json["by"] = "getattr";
+      append(json, "class", class_name(arguments[0]));
+      append(json, "args", Json::array({convert(arguments[1], depth + 1)}));
+      append(json, "by", "getattr");
       return json;
     }
-    json["class"] = class_name(object.callable);
-    json["args"] = list(arguments, depth);
-    if (object.state != PickleObject::no_state) json["state"] = convert(object.state, depth + 1);
-    if (!object.pairs.empty()) json["items"] = pairs(object.pairs, depth);
-    if (!object.list.empty()) json["list"] = list(object.list, depth);
+    append(json, "class", class_name(object.callable));
+    append(json, "args", list(arguments, depth));
+    if (object.state != PickleObject::no_state)
+      append(json, "state", convert(object.state, depth + 1));
+    if (!object.pairs.empty()) append(json, "items", pairs(object.pairs, depth));
+    if (!object.list.empty()) append(json, "list", list(object.list, depth));
     return json;
   }
 
