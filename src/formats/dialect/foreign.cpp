@@ -95,7 +95,8 @@ bool names_no_folder(const fs::path& root) {
     std::string tag = read_text((root / "latest").string(), 4096);
     std::erase_if(tag, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
     std::error_code ignored;
-    return tag.find('/') != std::string::npos || !fs::is_directory(root / tag, ignored);
+    return tag.find_first_of(std::string_view("/\0", 2)) != std::string::npos ||
+           !fs::is_directory(root / tag, ignored);
   } catch (const Error&) {  // a hint is not worth an error
     return false;
   }

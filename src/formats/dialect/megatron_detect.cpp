@@ -42,6 +42,7 @@ std::string read_tracker(const fs::path& path) {
 /// The unit below a root, by the tracker or the user's word.
 std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options) {
   const fs::path tracker = root / tracker_name;
+  require_file(tracker.string());
   if (!fs::exists(tracker)) {
     // Naming the iteration is as explicit as naming its folder.
     if (options.iteration && has_rank_folders(root / iteration_folder(*options.iteration))) {

@@ -159,7 +159,9 @@ std::optional<std::string> deepspeed_unit(const SourceOptions& options) {
   }
   tag = read_text(latest.string(), 4096);
   std::erase_if(tag, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
-  const bool plain = !tag.empty() && tag.find('/') == std::string::npos && tag != "..";
+  const bool plain = !tag.empty() &&
+                     tag.find_first_of(std::string_view("/\0", 2)) == std::string::npos &&
+                     tag != "..";
   if (plain && has_files(root / tag)) return (root / tag).string();
   if (!tag.starts_with("global_step")) return std::nullopt;  // a file of another program
   throw Error(fs::exists(root / tag) ? Kind::input : Kind::incomplete,

@@ -83,6 +83,7 @@ std::optional<fs::path> unit_of(const fs::path& root, const std::string& tracker
 
 /// The folder with a tracker below an output folder, which has one for every day of the run.
 fs::path root_below(const fs::path& path, const SourceOptions& options) {
+  require_file((path / tracker_name).string());
   if (fs::exists(path / tracker_name)) return path;
   std::optional<fs::path> best;
   std::uint64_t latest = 0;
