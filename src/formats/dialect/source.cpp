@@ -29,6 +29,13 @@ void add_pieces(const StoredTensor& described, const TensorEntry& entry, std::ui
   }
 }
 
+/// Whether a name is that of a file, also when a folder has it.
+bool is_file_name(const std::string& name) {
+  constexpr std::array endings = {".json", ".txt", ".model", ".py", ".jinja"};
+  return std::any_of(endings.begin(), endings.end(),
+                     [&](const char* ending) { return name.ends_with(ending); });
+}
+
 /// Names of a list, the first few spelled out.
 std::string first_few(const std::vector<std::string>& names) {
   constexpr std::size_t few = 3;
@@ -72,7 +79,8 @@ std::vector<Companion> companions_in(const std::string& folder) {
     const bool wanted = std::any_of(patterns.begin(), patterns.end(), [&](const char* pattern) {
       return families::matches(pattern, name);
     });
-    if (!wanted || (!entry.is_symlink() && entry.is_directory())) continue;
+    const bool is_folder = !entry.is_symlink() && entry.is_directory();
+    if (!wanted || (is_folder && !is_file_name(name))) continue;
     require_file(entry.path().string());
     const std::uint64_t bytes = entry.file_size();
     if (bytes > largest_companion) {
