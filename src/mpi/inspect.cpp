@@ -59,9 +59,17 @@ formats::FileIndex read_any(const fs::path& path, const std::string& name) {
 
 /// The files that some container reads; what the others say goes to the problems.
 void read_files(const std::string& root, InspectReport& report) {
-  for (const fs::path& path : candidates(root)) {
+  constexpr std::size_t most = 10'000;
+  const bool whole = fs::is_directory(root);
+  std::vector<fs::path> paths = candidates(root);
+  if (paths.size() > most) {
+    report.problems.push_back("only " + std::to_string(most) + " of " +
+                              std::to_string(paths.size()) + " files are looked at");
+    paths.resize(most);
+  }
+  for (const fs::path& path : paths) {
     const std::string name =
-        fs::is_directory(root) ? fs::relative(path, root).string() : path.filename().string();
+        whole ? path.lexically_relative(root).string() : path.filename().string();
     try {
       report.indices.push_back(read_any(path, name));
     } catch (const Error& error) {
