@@ -76,11 +76,11 @@ class Tester:
         for key in self.worst:
             self.worst[key] = max(self.worst[key], (getattr(run, key), f"{what} {place.name}"))
 
-    def check_folder(self, place, folder, code, words, shown, user=None):
+    def check_folder(self, place, folder, code, words, shown, user=None, copied=False):
         """The three commands; inspect shows what is in no way a checkpoint leaf by leaf, if it is harmless."""
         self.check(["inspect", folder], place, {0, code} if shown else {code}, words, user)
         self.check(["convert", folder, place / "target", "--to", "hf", "--quiet"], place, {code}, words, user)
-        self.check(["compare", folder, folder, "--quiet"], place, {code}, words, user)
+        self.check(["compare", folder, folder, "--quiet"], place, {0 if copied else code}, words, user)
 
     def check_file(self, case, number, place):
         """The file where its format is looked for, and a pickle by itself too."""
@@ -122,7 +122,7 @@ def folder_cases(tester):
             changes = case.damage(folder) or {}
             if "skip" in changes:
                 return
-            tester.check_folder(place, changes.get("source", folder), case.code, case.words, case.shown, changes.get("user"))
+            tester.check_folder(place, changes.get("source", folder), case.code, case.words, case.shown, changes.get("user"), case.copied)
 
         yield f"folder/{case.name}", work
 

@@ -21,7 +21,7 @@ FOLDERS = []
 HF = "huggingface/llama/hf"
 MEGATRON = "megatron/gpt2-legacy/torch-tp1-pp1"
 DEEPSPEED = "deepspeed/megds-bloom/tp1-pp1-dp1"
-MERAK = "merak/gpt2/era1-tp1-pp1"
+MERAK = "merak/gpt2/era1-tp2-pp2/2026-11-23_ckpt"
 NOBODY = 65534
 
 
@@ -86,6 +86,7 @@ class Folder:
     code: int
     words: tuple
     shown: bool
+    copied: bool = False  # what is hostile is only read when it is written again
 
 
 def folder(code, *words, fixture=HF, shown=False, name=None):
@@ -159,22 +160,25 @@ def register_things():
         "iter_*/mp_rank_00": MEGATRON,
         "latest": DEEPSPEED,
         "global_step*/mp_rank_00_model_states.pt": DEEPSPEED,
-        "global_step*/layer_01-model_00-model_states.pt": DEEPSPEED,
+        "global_step*/layer_03-model_00-model_states.pt": DEEPSPEED,
         f"{ITERATION} ": MERAK,
-        "iter_*/mp_rank_*/partial_model_optim.pt": MERAK,
+        "iter_*/mp_rank_00_pp_rank_000/partial_model_optim.pt": MERAK,
         "iter_*/hf_config/config.json": MERAK,
     }
+    # What is refused by another rule before it is read.
+    codes = {("file that ends early", "model-00003-of-00005.safetensors"): INPUT, ("file that ends early", "iter_*/mp_rank_00"): INPUT, ("unreadable file", "iter_*/mp_rank_00"): INPUT}
     for role, fixture in roles.items():
         for title, (code, make) in THINGS.items():
             def damage(place, role=role.strip(), make=make):
-                path = next(iter(place.glob(role)), place / role)
-                if "hf_config" in role:
-                    path = next(place.glob("iter_*")) / "hf_config" / "config.json"
-                    path.parent.mkdir(exist_ok=True)
+                folder = next(iter(place.glob(role.split("/")[0]))) if "/" in role else place
+                path = folder / "/".join(role.split("/")[1:]) if "/" in role else place / role
+                path.parent.mkdir(exist_ok=True)
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 return make(path)
 
-            FOLDERS.append(Folder(f"{title} as {role}", damage, fixture, code, (), True))
+            copied = role == "tokenizer.json" and code == IO
+            leaf = role.strip().split("/")[-1]
+            FOLDERS.append(Folder(f"{title} as {role}", damage, fixture, codes.get((title, role), code), (leaf,), True, copied))
 
 
 @folder(INPUT, shown=True)
@@ -206,7 +210,7 @@ def torch_file_that_is_a_terabyte(place):
     os.truncate(path, 1 << 43)
 
 
-@folder(INPUT, "no checkpoint")
+@folder(INPUT, "links")
 def links_in_a_circle(place):
     shutil.rmtree(place)
     place.mkdir()
@@ -283,7 +287,7 @@ def a_hundred_thousand_files(place):
     os.close(here)
 
 
-@folder(INPUT)
+@folder(INPUT, shown=True)
 def a_hundred_thousand_shards(place):
     (place / "model-00003-of-00005.safetensors").write_bytes(b"x")
     here = os.open(place, os.O_RDONLY)
