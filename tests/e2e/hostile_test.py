@@ -22,7 +22,7 @@ from hostile_folders import FOLDERS, place_in
 from programs import Checks
 
 INPUT = 3
-SECONDS, BYTES = 1.0, 200 << 20  # of one process
+SECONDS, BYTES = 1.0, 200 << 20  # of one process alone on a machine; others may slow it down
 MOST = 8 << 20  # bytes that are looked at of what one process prints, for this one must stay small
 SANITIZED = 30  # times slower, and with memory of its own
 LINES, TEXT = 24, 40_000  # of one message: a list of 20 problems at most

@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view text(reinterpret_cast<const char*>(data) + choices, size - choices);
   const auto size_of = [&](std::string_view factor) -> std::uint64_t {
     if (factor == "huge") return ~std::uint64_t{0} / 3;
-    return data[factor.size() % 3] % 7 + factor.front() % 2;
+    return std::uint64_t{data[factor.size() % 3]} % 7 +
+           static_cast<unsigned char>(factor.front()) % 2;
   };
   try {
     const Layout layout(text);

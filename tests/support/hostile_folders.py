@@ -177,8 +177,7 @@ def register_things():
                 return make(path)
 
             copied = role == "tokenizer.json" and code == IO
-            leaf = role.strip().split("/")[-1]
-            FOLDERS.append(Folder(f"{title} as {role}", damage, fixture, codes.get((title, role), code), (leaf,), True, copied))
+            FOLDERS.append(Folder(f"{title} as {role}", damage, fixture, codes.get((title, role), code), (), True, copied))
 
 
 @folder(INPUT, shown=True)

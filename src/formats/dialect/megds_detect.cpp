@@ -19,24 +19,30 @@ namespace fs = std::filesystem;
 constexpr std::array whole_models = {"model.safetensors", "model.safetensors.index.json",
                                      "pytorch_model.bin", "pytorch_model.bin.index.json"};
 
-/// The numbers that stand for "#" when the name is the pattern otherwise.
+/// The numbers that stand for "#" when the name is the pattern otherwise; Error(input) when one is
+/// larger than any rank or layer.
 std::optional<std::vector<std::uint64_t>> numbers_in(std::string_view name,
                                                      std::string_view pattern) {
+  const std::string whole(name);
   std::vector<std::uint64_t> numbers;
+  bool fits = true;
   while (!pattern.empty()) {
     if (pattern.front() != '#') {
       if (name.empty() || name.front() != pattern.front()) return std::nullopt;
       name.remove_prefix(1);
     } else {
       const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+      if (digits == 0) return std::nullopt;
       const auto number = rank_number(name.substr(0, digits));
-      if (!number) return std::nullopt;
-      numbers.push_back(*number);
+      fits = fits && number;
+      numbers.push_back(number.value_or(0));
       name.remove_prefix(digits);
     }
     pattern.remove_prefix(1);
   }
-  return name.empty() ? std::optional(numbers) : std::nullopt;
+  if (!name.empty()) return std::nullopt;
+  if (!fits) throw Error(Kind::input, whole + ": a number that no rank and no layer has");
+  return numbers;
 }
 
 bool has_files(const fs::path& folder) {
