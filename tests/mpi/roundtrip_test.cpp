@@ -265,7 +265,7 @@ std::uint64_t there_and_back(const mpi::Comm& comm, Random& random, const test::
     const std::string there = scratch / ("b" + std::to_string(ranks));
     rounds = convert(comm, ranks, conversion(random, scratch / "a", b, there));
     if (comm.rank() != 0) continue;
-    EXPECT_EQ(test::difference(test::tree(scratch / "b1"), test::tree(there)), "")
+    EXPECT_EQ(test::difference(test::model_tree(scratch / "b1"), test::model_tree(there)), "")
         << "B on " << ranks << " ranks";
   }
   const std::string last = scratch / ("b" + std::to_string(comm.size()));
