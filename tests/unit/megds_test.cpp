@@ -35,9 +35,10 @@ TEST(DeepSpeedFiles, ExpertsPartitionsAndOthersAreNoLayers) {
   EXPECT_EQ(deepspeed_file("zero_pp_rank_1_mp_rank_00_model_states.pt")->kind, Of::partition);
   for (const char* name :
        {"layer_03-model_01-model_states.pt.tmp", "layer_-model_01-model_states.pt",
-        "layer_03-model_99999999999999999999-model_states.pt", "mp_rank_00", "latest", ""}) {
+        "layer_99999999999999999999", "mp_rank_00", "latest", ""}) {
     EXPECT_FALSE(deepspeed_file(name)) << name;
   }
+  EXPECT_THROW(deepspeed_file("layer_03-model_99999999999999999999-model_states.pt"), Error);
 }
 
 TEST(DeepSpeedFiles, StagesAreEvenOrTheFirstOnesLarger) {
