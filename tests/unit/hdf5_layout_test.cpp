@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <map>
@@ -250,6 +251,24 @@ TEST_F(Hdf5Layout, TakesOddNamesAndManyDimensions) {
   EXPECT_TRUE(std::is_permutation(found.begin(), found.end(), names.begin(), names.end()));
 }
 
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
+TEST_F(Hdf5Layout, TakesLittleMemoryForManyTensors) {
+  Hdf5Spec spec;
+  constexpr std::size_t tensors = 30000;
+  for (std::size_t i = 0; i < tensors; ++i) {
+    spec.tensors.push_back({{"layers." + std::to_string(i), Dtype::bf16, {4096, 4096}}, {"a"}});
+  }
+  const auto peak = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+  };
+  const std::uint64_t before = peak();
+  EXPECT_EQ(hdf5_layout(spec).data.size(), tensors);
+  EXPECT_LT((peak() - before) / tensors, 10000U);  // a dataset that is open takes twice that
+}
+#endif
+
 TEST(Hdf5LayoutRefuses, WhatHdf5CannotHold) {
   const auto of = [](const std::string& name, Dtype dtype, const Shape& shape) {
     Hdf5Spec spec;
@@ -265,7 +284,7 @@ TEST(Hdf5LayoutRefuses, WhatHdf5CannotHold) {
   EXPECT_NE(of("a", Dtype::f32, {1ULL << 40, 1ULL << 40}), "");
   Hdf5Spec twice;
   twice.tensors = {{{"a", Dtype::f32, {2}}, {}}, {{"a", Dtype::f32, {2}}, {}}};
-  EXPECT_NE(refusal(twice).find("a: H5Olink: "), std::string::npos) << refusal(twice);
+  EXPECT_NE(refusal(twice).find("a: H5Dcreate2: "), std::string::npos) << refusal(twice);
 }
 
 }  // namespace
