@@ -182,6 +182,7 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
   source.config = found.facts.at("config");
   source.companions = companions_from_json(found.facts.at("companions"));
   source.args = indices.front().facts.at("args");
+  drop_tensors(source.args, "args", source.dropped);
   families::MegatronArguments arguments = with_context(indices.front().path, [&] {
     return families::read_arguments(table, source.args, indices.front().facts);
   });
@@ -251,10 +252,12 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     problems.add(role + ": Megatron's format has no tensor for it");
   }
   settle_dtypes(source, problems);
-  source.dropped = dropped_buffers(rows.table.ignored, indices,
-                                   [&](const std::string& pattern, const std::string& seen) {
-                                     return families::matches(pattern, spelled(rows.table, seen));
-                                   });
+  for (std::string& buffer : dropped_buffers(
+           rows.table.ignored, indices, [&](const std::string&pattern, const std::string&seen) {
+             return families::matches(pattern, spelled(rows.table, seen));
+           })) {
+    source.dropped.push_back(std::move(buffer));
+  }
   for (const Json& key : indices.front().facts.at("keys")) {
     const auto name = key.get<std::string>();
     for (const char* other :
