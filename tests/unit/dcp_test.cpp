@@ -214,6 +214,8 @@ TEST(Dcp, HostileMetadataIsRefused) {
       {"w: tensor in the pickle: its size is no tuple", [](auto& d) { d.w_state()["size"] = 8; }},
       {"its size has too many dimensions",
        [](auto& d) { d.w_state()["size"] = size_of(std::vector<int>(65, 1)); }},
+      {"w: has 9 dimensions, at most 8",
+       [](auto& d) { d.w_state()["size"] = size_of(std::vector<int>(9, 1)); }},
       {"w: its properties do not tell a dtype", [](auto& d) { d.w_state()["properties"] = 1; }},
       {"w: its properties do not tell a dtype",
        [](auto& d) { d.w_state()["properties"]["state"]["items"][0] = "torch.bfloat16"; }},

@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/box.hpp"
 #include "core/error.hpp"
 #include "formats/container/dcp.hpp"
 #include "formats/container/pickle_machine.hpp"
@@ -158,6 +159,10 @@ class MetadataReader {
     entry.shape = naturals(arena_, required(id, "size"), "its size");
     entry.dtype = dtype_of(required(id, "properties"));
     if (!wanted_(entry.name)) return entry;
+    if (entry.shape.size() > max_rank) {
+      throw bad("has " + std::to_string(entry.shape.size()) + " dimensions, at most " +
+                std::to_string(max_rank) + " are supported");
+    }
     const NodeId chunks = required(id, "chunks");
     if (node(chunks).tag != Tag::list) throw bad("its chunks are no list");
     for (const NodeId chunk : node(chunks).items) {

@@ -8,7 +8,7 @@ namespace {
 
 /// Writers cut tensors along their dimensions, one after another: deeper or wilder is no
 /// checkpoint, and would take time that grows with the square of the chunks.
-constexpr int most_levels = 64;
+constexpr int most_levels = 16;
 constexpr std::size_t most_pairs = 2000;
 
 using Chunks = std::span<const DcpChunk*>;
@@ -46,11 +46,22 @@ std::vector<Chunks> slabs(Chunks chunks, std::size_t d) {
   return found;
 }
 
+/// Whether one plane across dimension d runs through all chunks, so that none can part them.
+bool share_plane(Chunks chunks, std::size_t d) {
+  std::uint64_t last_begin = 0, first_end = ~std::uint64_t{0};
+  for (const DcpChunk* chunk : chunks) {
+    last_begin = std::max(last_begin, chunk->offset[d]);
+    first_end = std::min(first_end, end_of(*chunk, d));
+  }
+  return last_begin < first_end;
+}
+
 /// Error(input) when two of the chunks overlap.
 void check_disjoint(Chunks chunks, int level) {
   if (chunks.size() == 1) return;
   if (level < most_levels) {
     for (std::size_t d = 0; d < chunks.front()->offset.size(); ++d) {
+      if (share_plane(chunks, d)) continue;
       const std::vector<Chunks> parts = slabs(chunks, d);
       if (parts.size() == 1) continue;
       for (const Chunks& part : parts) check_disjoint(part, level + 1);
