@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <map>
-#include <optional>
+#include <set>
 
 #include "core/error.hpp"
 #include "formats/container/dcp_layout.hpp"
@@ -77,9 +77,10 @@ std::vector<std::string> state_keys(const std::vector<DistTensor>& tensors, cons
       }
     }
   };
+  std::set<std::string> seen;  // a norm has a weight and a bias
   for (const DistTensor& tensor : tensors) {
     const std::string module = module_with_state(tensor.stored.name, transformer_engine);
-    if (module.empty()) continue;
+    if (module.empty() || !seen.insert(module).second) continue;
     const bool stacked = rows.stacked && module.starts_with("decoder.layers.");
     add(module, stacked);
     const std::size_t projection = module.rfind(".linear_proj");
