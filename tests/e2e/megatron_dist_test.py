@@ -8,9 +8,11 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import checkpoints as files
@@ -379,6 +381,49 @@ def check_opensci(data, reshard, scratch):
     assert not states_of(own) - states_of(made), sorted(states_of(own) - states_of(made))[:5]
 
 
+def check_proof(data, reshard, scratch):
+    """Manifest, verify, compare by digests, plan, and what is converted already."""
+    case = pathlib.Path(data, "megatron", "qwen3")
+    source, target = case / "torch_dist-tp2-pp2", pathlib.Path(scratch, "proof")
+    flags = ["--to", "megatron-dist", "--tp", "1", "--pp", "4", "--dist-files", "2"]
+    planned = json.loads(reshard.run("plan", source, target, *flags, "--ranks", "2", "--json"))
+    report = json.loads(reshard.run("convert", source, target, *flags, "--json", ranks=2))
+    assert report["target_bytes"] == planned["written"]["sum"], (report["target_bytes"], planned["written"])
+    for ranks in (1, 3):
+        proven = json.loads(reshard.run("verify", target, "--json", ranks=ranks))
+        assert proven["proven"] and not proven["findings"] and proven["bytes_read"] == proven["bytes"], proven
+    for other in (source, target, case / "hf", *case.glob("torch-*")):
+        compared = json.loads(reshard.run("compare", other, "--manifest", target, "--json", ranks=2))
+        assert compared["equal"] and compared["tensors"] > 20, compared
+    assert json.loads(reshard.run("convert", source, target, *flags, "--json"))["already"]
+    unit = files.iteration_folder(target)
+    entries = json.loads((unit / "manifest.json").read_text())["files"]
+    number = next(i for i, entry in enumerate(entries) if entry.get("path") == "__2_0.distcp")
+    tensor = entries[number + 1]  # tensors stand behind their file
+    dist.flip(unit / "__2_0.distcp", tensor["offset"] + 1, 8)
+    done = subprocess.run([reshard.binary, "verify", str(target)], capture_output=True, text=True, timeout=60)
+    said = done.stdout + done.stderr
+    assert done.returncode == 5 and "__2_0.distcp" in said and tensor["name"] in said, said
+
+
+def check_resume(data, reshard, scratch):
+    """A conversion that a signal stops goes on with other ranks, and writes the bytes of one that never stopped."""
+    root = pathlib.Path(scratch, "resume")
+    reshard.run("sample", root / "source", "--family", "llama", "--parameters", "6e7", "--to", "megatron-dist", "--tp", "2", "--pp", "2")
+    flags = ["--to", "megatron-dist", "--tp", "4", "--dist-files", "2", "--memory", "4MiB", "--journal-interval", "1MiB"]
+    reshard.convert(root / "source", root / "wanted", *flags, ranks=2)
+    command = [reshard.binary, "convert", str(root / "source"), str(root / "target"), *flags, "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while process.poll() is None and not list(root.glob("target/.release.reshard-*/journal/0-*")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, f"exit {process.returncode}: {said.decode()}"
+    report = json.loads(reshard.run("convert", root / "source", root / "target", *flags, "--resume", "--json", ranks=3))
+    assert 0 < report["resumed"] < report["target_bytes"], report["resumed"]
+    assert tree_digest(root / "target") == tree_digest(root / "wanted"), "other bytes"
+
+
 def check_options(data, reshard, scratch):
     """Options without effect are refused."""
     source = pathlib.Path(data, "megatron", "llama-gqa", "hf")
@@ -402,7 +447,8 @@ def main(arguments):
                 with checks.case(f"era: {era}"):
                     check_era(data, era, reshard, scratch)
         for check in (check_without_args, check_places, check_same_bytes, check_files, check_common_state, check_kept_files,
-                      check_samples, check_opensci, check_options):  # fmt: skip
+                      check_samples, check_opensci,
+                      check_proof, check_resume, check_options):  # fmt: skip
             with checks.case(check.__name__.removeprefix("check_").replace("_", " ")):
                 check(data, reshard, scratch)
     return checks.finish()
