@@ -86,7 +86,8 @@ void add_target(const Prepared& p, Words& words) {
 std::vector<std::string> paths_of(const Prepared& p) {
   std::vector<std::string> paths;
   for (const SourceFile& file : p.geometry.sources) {
-    if (file.content.empty()) paths.push_back(p.source.found.unit + "/" + file.path);
+    if (file.content.empty() && !file.chunks)
+      paths.push_back(p.source.found.unit + "/" + file.path);
   }
   for (const formats::FileLayout& layout : p.layouts) {
     for (const formats::FileLayout::Copy& copy : layout.copies) paths.push_back(copy.from);

@@ -173,6 +173,18 @@ def check_at_all_ranks(reshard, folder):
     reshard.run("compare", folder / "alone" / "model.h5", folder / "canonical-1", ranks=2)
 
 
+def check_config_beside(case, reshard, folder):
+    """A config.json beside the file that says other things than the one in it: a warning; other order: none."""
+    reshard.convert(case / "hf", folder / "h5", "--to", "hdf5")
+    beside = folder / "h5" / "config.json"
+    config = json.loads(beside.read_text())
+    for number, (changed, warned) in enumerate(((dict(reversed(config.items())), False), ({**config, "bos_token_id": 77}, True))):
+        beside.write_text(json.dumps(changed))
+        command = [reshard.binary, "convert", folder / "h5", folder / f"hf-{number}", "--to", "hf"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ("says other things" in said.stdout + said.stderr) == warned, said
+
+
 def check_sample(reshard, folder):
     reshard.run("sample", folder / "h5", "--family", "qwen3", "--to", "hdf5", "--dtype", "bf16")
     reshard.run("sample", folder / "hf", "--family", "qwen3", "--to", "hf", "--dtype", "bf16")
@@ -439,6 +451,7 @@ def main(binary, mpiexec, data, *words):
         check_library(reshard, checks)
         run("megatron's training state", check_training_state, megatron_cases(data, ("llama-gqa",))[0])
         run("at all ranks", check_at_all_ranks)
+        run("config.json beside", check_config_beside, llama)
         run("a sample", check_sample)
     for name, make in FOREIGN if not words or "foreign" in words else []:
         run(f"of h5py: {name}", lambda *a: check_foreign(name, make, *a), llama)

@@ -128,6 +128,20 @@ def finds_iterations(submit):
     assert "no checkpoint that is complete" in said, said
 
 
+def follows_a_real_log(submit):
+    """The log of an open-sci run leads to its distributed checkpoint, whose numbers are those of the files that the framework wrote otherwise."""
+    fixture = submit.logs.parent / "opensci" / "opensci-bias"
+    words = ["--train-logs", submit.logs / "opensci-bias.out", "--map", f"/scratch/run2/checkpoints={fixture}/torch_dist-tp1-pp2",
+             "--save-checkpoints-dir", submit.folder / "out", "--convert-logs-dir", submit.folder / "logs", "--run-name", "bias"]  # fmt: skip
+    listed = json.loads(submit.run("submit", *words, "--list", "--json"))["runs"]
+    assert [(one["iteration"], one["logged"], one["complete"]) for one in listed[0]["iterations"]] == [(3, True, True)], listed
+    ((unit, iteration, task),) = tasks_of(submit.script(*words))
+    assert (unit, iteration) == (f"{submit.folder}/out/bias/iter_0000003", "3"), unit
+    submit.run(*task, "--quiet")
+    submit.run("verify", unit)
+    submit.run("compare", unit, fixture / "torch-tp2-pp1")
+
+
 def passes_options(submit):
     """Options of convert reach the job's words unchanged, whatever is in them, and the targets follow the format."""
     odd = submit.folder / "it's a $HOME\n\"save\""
@@ -289,7 +303,7 @@ def is_quick(submit):
 
 def main(binary, _mpiexec, data):
     checks = Checks()
-    for case in (finds_runs, finds_iterations, passes_options, makes_containers, follows_flags, refuses, takes_older_lines, writes_records, is_quick):
+    for case in (finds_runs, finds_iterations, follows_a_real_log, passes_options, makes_containers, follows_flags, refuses, takes_older_lines, writes_records, is_quick):
         with tempfile.TemporaryDirectory() as folder, checks.case(case.__name__):
             case(Submit(binary, data, folder))
     return checks.finish()

@@ -35,6 +35,13 @@ formats::TargetOptions hugging_face(const char* to, std::uint64_t most = 5'000'0
   return target;
 }
 
+formats::TargetOptions hdf5(const char* names) {
+  formats::TargetOptions target;
+  target.to = "hdf5";
+  target.hdf5_names = names;
+  return target;
+}
+
 formats::TargetOptions with_dtype(formats::TargetOptions target, Dtype dtype) {
   target.dtype = dtype;
   return target;
@@ -88,7 +95,10 @@ TEST(SameBytes, AtEveryNumberOfRanks) {
        with_dtype(megatron(2, 1), Dtype::f32)},
       {"phi3", with_dtype(megatron(2, 1), Dtype::f32), with_dtype(hugging_face("hf"), Dtype::bf16)},
       {"gemma2", with_dtype(hugging_face("hf"), Dtype::f32),
-       with_dtype(hugging_face("hf-bin"), Dtype::f16)}};
+       with_dtype(hugging_face("hf-bin"), Dtype::f16)},
+      {"llama", megatron(2, 2), hdf5("canonical")},
+      {"mixtral", hdf5("hf"), with_dtype(hdf5("hf"), Dtype::bf16)},
+      {"gpt2", hdf5("canonical"), megatron(2, 2)}};
   for (const Case& each : cases) {
     switch (comm.size()) {
       case 1:

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 
 #include "core/error.hpp"
@@ -251,6 +253,27 @@ TEST_F(Hdf5File, RefusesAbsurdSizes) {
   // HDF5 itself refuses a file that is shorter than its own header says.
   std::filesystem::resize_file(path(), 4096);
   EXPECT_TRUE(has(refusal(), "truncated")) << refusal();
+}
+
+TEST_F(Hdf5File, RefusesDataBeyondTheEnd) {
+  {
+    const Hdf5Maker maker(path());
+    maker.counted("x", {10});
+  }
+  std::string bytes = test::content_of(path());
+  // The layout in the header: where the data lies and how much it is.
+  std::array<std::uint64_t, 2> place = {read().tensors.at(0).offset, 40};
+  const std::string told(reinterpret_cast<const char*>(place.data()), sizeof place);
+  const std::size_t at = bytes.find(told);
+  ASSERT_NE(at, std::string::npos);
+  ASSERT_EQ(bytes.find(told, at + 1), std::string::npos);
+  for (const std::uint64_t beyond : {bytes.size() - 39, bytes.size() + 1}) {
+    place[0] = beyond;
+    std::memcpy(&bytes[at], place.data(), sizeof place);
+    write_text(path(), bytes);
+    EXPECT_TRUE(has(refusal(), "x: its 40 bytes at " + std::to_string(beyond) +
+                                   " lie beyond the end of the file"));
+  }
 }
 
 TEST_F(Hdf5File, RefusesWhatIsNotHdf5) {

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <map>
@@ -112,6 +113,23 @@ class Hdf5Layout : public testing::Test {
   test::Folder folder_;
   hid_t file_ = H5I_INVALID_HID;
 };
+
+TEST_F(Hdf5Layout, FindsAPlaceForSmallTensorsBehindAnyStructure) {
+  Hdf5Spec spec = varied();
+  for (std::size_t size = 1; size < 200'000; size += 4099) {
+    spec.attributes["args"] = std::string(size, 'x');
+    const FileLayout layout = hdf5_layout(spec);
+    ASSERT_EQ(layout.data.size(), 3 * std::size(all_dtypes));
+    std::uint64_t end = 0;
+    for (const FileLayout::Data& data : layout.data) {
+      ASSERT_EQ(data.offset % bytes(spec.tensors[data.tensor].dtype), 0U) << size;
+      ASSERT_GE(data.offset, end);
+      end = data.offset + data.bytes;
+    }
+    open(file_of(layout));
+    EXPECT_GE(H5Fclose(std::exchange(file_, H5I_INVALID_HID)), 0);
+  }
+}
 
 TEST_F(Hdf5Layout, IsOfTheParallelLibrary) {
   Dl_info told = {};
@@ -249,6 +267,24 @@ TEST_F(Hdf5Layout, TakesOddNamesAndManyDimensions) {
   }
   EXPECT_TRUE(std::is_permutation(found.begin(), found.end(), names.begin(), names.end()));
 }
+
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
+TEST_F(Hdf5Layout, TakesLittleMemoryForManyTensors) {
+  Hdf5Spec spec;
+  constexpr std::size_t tensors = 30000;
+  for (std::size_t i = 0; i < tensors; ++i) {
+    spec.tensors.push_back({{"layers." + std::to_string(i), Dtype::bf16, {4096, 4096}}, {"a"}});
+  }
+  const auto peak = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+  };
+  const std::uint64_t before = peak();
+  EXPECT_EQ(hdf5_layout(spec).data.size(), tensors);
+  EXPECT_LT((peak() - before) / tensors, 10000U);  // a dataset that is open takes twice that
+}
+#endif
 
 TEST(Hdf5LayoutRefuses, WhatHdf5CannotHold) {
   const auto of = [](const std::string& name, Dtype dtype, const Shape& shape) {

@@ -13,8 +13,8 @@
 //
 //   /                   attributes format = "reshard-h5", format_version = 1 (i64) and those of the
 //                       description, texts
-//   /tensors/NAME       a dataset for each tensor, in one flat group, in the model's order
-//                       (creation order is tracked); attributes:
+//   /tensors/NAME       a dataset for each tensor, in one flat group (creation order is tracked: it
+//                       is that of the data); attributes:
 //                         dtype    safetensors' name of the dtype: "BF16"
 //                         roles    the canonical tensors in it, fixed-length texts
 //                         digests  of each of them, 32 hexadecimal digits (core/digest.hpp): of the

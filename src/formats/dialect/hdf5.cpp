@@ -199,7 +199,8 @@ Source Hdf5::open(const Found& found, const std::vector<FileIndex>& indices,
     source.companions = inner_companions(found, index, source.companions);
   }
   const Json& inner = index.facts.at("config");
-  if (inner.is_object() && inner != source.config && options.config.empty()) {
+  const auto sorted = [](const Json& json) { return nlohmann::json::parse(json.dump()); };
+  if (inner.is_object() && options.config.empty() && sorted(inner) != sorted(source.config)) {
     source.warnings.push_back("config.json beside " + index.path +
                               " says other things than the one in it; the one beside it is taken");
   }
