@@ -25,7 +25,9 @@ namespace reshard::mpi {
 namespace {
 
 /// Bytes of a source that may be kept from round to round, of a memory bound.
-std::uint64_t kept_bytes(std::uint64_t memory) { return memory / 4; }
+std::uint64_t kept_bytes(std::uint64_t memory) {
+  return memory / 4;
+}
 
 using Clock = std::chrono::steady_clock;
 
