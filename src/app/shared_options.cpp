@@ -155,6 +155,11 @@ void add_source_options(CLI::App& command, formats::SourceOptions& options) {
                   "folder whose tokenizer files travel instead of the source's")
       ->group("Source");
   command
+      .add_option("--hf-template", options.hf_template,
+                  "folder with model code and tokenizer files of your own, which travel; its "
+                  "config.json names the family")
+      ->group("Source");
+  command
       .add_option("--mds-qkv-layout", options.mds_qkv_layout,
                   "rows of query_key_value in Megatron-DeepSpeed: grouped (default), blocked; of "
                   "SRC, or of the target when SRC is of another format")

@@ -36,6 +36,7 @@ Json to_json(const SourceOptions& o) {
                         {"--ignore-config", given(o.ignore_config)},
                         {"--vocab-size", given(o.vocab_size)},
                         {"--tokenizer", given(o.tokenizer)},
+                        {"--hf-template", given(o.hf_template)},
                         {"--mds-qkv-layout", given(o.mds_qkv_layout)},
                         {"--replicas", o.average_replicas ? Json("average") : Json()}});
 }

@@ -22,6 +22,7 @@ struct SourceOptions {
   bool strict_args = false;                 ///< arguments in no table are an error
   std::optional<std::uint64_t> vocab_size;  ///< true vocabulary, where the source does not tell
   std::string tokenizer;                    ///< folder whose tokenizer files travel instead
+  std::string hf_template;                  ///< the same, with model code; its config.json counts
   std::string mds_qkv_layout;  ///< Megatron-DeepSpeed: "grouped", "blocked"; empty: grouped
   /// Tensors that tensor parallel ranks hold whole become their mean where they differ.
   bool average_replicas = false;
