@@ -138,10 +138,11 @@ bool holds_the_same(const Prepared& p, const Wish& wish) {
 std::vector<formats::FileExtents> extents_of(const Geometry& geometry) {
   std::vector<formats::FileExtents> all;
   for (const TargetFile& file : geometry.targets) {
-    formats::FileExtents extents{file.bytes, {}};
+    formats::FileExtents extents{.bytes = file.bytes};
     for (const std::uint32_t t : file.tensors) {
       const TargetTensor& tensor = geometry.tensors[t];
-      extents.tensors.push_back({tensor.base, tensor.base + tensor.bytes});
+      const ByteRange range{tensor.base, tensor.base + tensor.bytes};
+      extents.add({&range, 1});
     }
     all.push_back(std::move(extents));
   }
