@@ -115,19 +115,38 @@ Ties match_pieces(const Source& source, std::vector<Held>& all) {
   return ties;
 }
 
+/// Stage of a canonical tensor by the stage table alone, where files belong to no rank.
+std::uint64_t told_stage(const Source& source, const std::string& role) {
+  const formats::Parallelism& p = source.parallelism;
+  const auto layer = layer_of(role);
+  if (!layer) return role.find("embedding.") != std::string::npos ? 0 : p.pp - 1;
+  for (std::size_t c = 0; c < p.chunks.size(); ++c) {
+    const formats::LayerRange& chunk = p.chunks[c];
+    if (*layer >= chunk.first && *layer < chunk.first + chunk.count) return c % p.pp;
+  }
+  return 0;
+}
+
 Inventory inventory_of(const mpi::InspectReport& report) {
   const Source& source = *report.source;
   Inventory all;
   all.held = stored_tensors(report);
   all.ties = match_pieces(source, all.held);
-  for (std::uint64_t s = 0; s < source.parallelism.pp; ++s) all.stages[s].stage = s;
+  const bool by_file = !source.ranks.empty() || source.parallelism.pp == 1;
+  const bool by_table = !by_file && !source.parallelism.chunks.empty();
+  for (std::uint64_t s = 0; s < source.parallelism.pp && (by_file || by_table); ++s) {
+    all.stages[s].stage = s;
+  }
   const auto add = [](const Held& held, Share& share) {
     share.stage = held.rank.pp;
     if (held.module) share.modules.insert(*held.module);
     (held.is_copy ? share.copies : share.tensors).insert(held.tensors.begin(), held.tensors.end());
   };
   for (const Held& held : all.held) {
-    add(held, all.stages[held.rank.pp]);
+    if (by_file) add(held, all.stages[held.rank.pp]);
+    for (auto t = held.tensors.begin(); by_table && t != held.tensors.end(); ++t) {
+      all.stages[told_stage(source, source.model[*t].role)].tensors.insert(*t);
+    }
     if (held.module) add(held, all.modules[*held.module]);
   }
   for (const CanonicalTensor& tensor : source.model.tensors()) {

@@ -229,6 +229,11 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
       ->check(CLI::IsMember({"mcore", "legacy"}))
       ->group("Target");
   command
+      .add_option("--dist-files", options.dist_files,
+                  "files of each rank of the target in torch_dist (default: 1)")
+      ->check(whole(1, most_degree))
+      ->group("Target");
+  command
       .add_option("--iteration", options.iteration, "iteration to write (default: the source's)")
       ->check(whole(0, most_count))
       ->group("Target");

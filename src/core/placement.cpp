@@ -80,6 +80,43 @@ void cut_from(const Placement& p, const StrideOrder& order, std::size_t level,
   }
 }
 
+/// A placement's dimensions as steps along those of the stored tensor.
+struct Labelled {
+  std::vector<std::uint64_t> first;  ///< index of the first element
+  std::array<std::size_t, max_rank>
+      dimension{};  ///< of the tensor, for each with an extent above 1
+  Dims step;        ///< along it, in indices
+
+  /// Error(input) when a dimension runs over more than one of the tensor's.
+  Labelled(const Placement& placement, const Shape& shape) : first(shape.size()) {
+    const std::vector<std::uint64_t> labels = row_major(shape);
+    std::uint64_t rest = placement.offset;
+    for (std::size_t k = 0; k < shape.size(); ++k) {
+      first[k] = rest / labels[k];
+      rest %= labels[k];
+    }
+    std::vector<std::uint64_t> last = first;
+    for (std::size_t d = 0; d < placement.stride.size(); ++d) {
+      const std::uint64_t stride = placement.stride[d], extent = placement.box.extent[d];
+      step.push_back(0);
+      if (extent <= 1) continue;
+      std::size_t k = 0;
+      while (k < shape.size() && (shape[k] <= 1 || labels[k] > stride)) ++k;
+      if (k == shape.size()) {
+        throw Error(Kind::internal,
+                    "a placement's stride fits no dimension of " + to_string(shape));
+      }
+      dimension[d] = k;
+      step[d] = stride / labels[k];
+      last[k] += (extent - 1) * step[d];
+      if (stride % labels[k] != 0 || last[k] >= shape[k]) {
+        throw Error(Kind::input,
+                    "a part of it runs over more than one dimension of " + to_string(shape));
+      }
+    }
+  }
+};
+
 }  // namespace
 
 std::uint64_t position(const Placement& placement, const Box& box) {
@@ -131,36 +168,48 @@ std::vector<Placement> cut(const Placement& placement, std::uint64_t first, std:
 
 Placement in_memory(const Placement& placement, const Shape& shape,
                     const std::vector<std::uint64_t>& strides) {
-  const std::vector<std::uint64_t> labels = row_major(shape);
-  const auto dimension_of = [&](std::uint64_t stride) {
-    for (std::size_t d = 0; d < shape.size(); ++d) {
-      if (shape[d] > 1 && labels[d] <= stride) return d;
-    }
-    throw Error(Kind::internal, "a placement's stride fits no dimension of " + to_string(shape));
-  };
+  const Labelled label = with_context("its memory is strided: save it contiguous",
+                                      [&] { return Labelled(placement, shape); });
   Placement memory = placement;
   memory.offset = 0;
-  std::vector<std::uint64_t> last(shape.size());  // index of the placement's last element
-  std::uint64_t rest = placement.offset;
-  for (std::size_t d = 0; d < shape.size(); ++d) {
-    last[d] = rest / labels[d];
-    memory.offset += last[d] * strides[d];
-    rest %= labels[d];
-  }
+  for (std::size_t k = 0; k < shape.size(); ++k) memory.offset += label.first[k] * strides[k];
   for (std::size_t d = 0; d < placement.stride.size(); ++d) {
-    if (placement.box.extent[d] <= 1) continue;
-    const std::size_t dimension = dimension_of(placement.stride[d]);
-    const std::uint64_t step = placement.stride[d] / labels[dimension];
-    memory.stride[d] = step * strides[dimension];
-    last[dimension] += (placement.box.extent[d] - 1) * step;
-    if (placement.stride[d] % labels[dimension] != 0 || last[dimension] >= shape[dimension]) {
-      throw Error(Kind::input,
-                  "its memory is strided, and a part of it runs over more than one "
-                  "dimension of " +
-                      to_string(shape) + ": save it contiguous");
-    }
+    if (placement.box.extent[d] > 1) memory.stride[d] = label.step[d] * strides[label.dimension[d]];
   }
   return memory;
+}
+
+std::vector<Placement> within(const Placement& placement, const Shape& shape, const Box& box) {
+  if (placement.box.elements() == 0) return {};
+  const Labelled label(placement, shape);
+  const std::vector<std::uint64_t> inner = row_major({box.extent.begin(), box.extent.end()});
+  std::vector<Placement> found = {placement};
+  found.front().offset = 0;
+  for (std::size_t k = 0; k < shape.size() && !found.empty(); ++k) {
+    // What lies along this dimension alone, as a placement in a tensor of one dimension.
+    Placement line = placement;
+    line.offset = label.first[k];
+    for (std::size_t d = 0; d < line.stride.size(); ++d) {
+      const bool along = line.box.extent[d] > 1 && label.dimension[d] == k;
+      if (along) line.stride[d] = label.step[d];
+      if (!along) line.box.extent[d] = 1;
+    }
+    std::vector<Placement> next;
+    for (const Placement& part : cut(line, box.offset[k], box.offset[k] + box.extent[k])) {
+      for (Placement p : found) {
+        for (std::size_t d = 0; d < p.stride.size(); ++d) {
+          if (placement.box.extent[d] <= 1 || label.dimension[d] != k) continue;
+          p.box.offset[d] = part.box.offset[d];
+          p.box.extent[d] = part.box.extent[d];
+          p.stride[d] = label.step[d] * inner[k];
+        }
+        p.offset += (part.offset - box.offset[k]) * inner[k];
+        next.push_back(p);
+      }
+    }
+    found = std::move(next);
+  }
+  return found;
 }
 
 std::uint64_t check_coverage(const std::vector<Placement>& placements, std::uint64_t size) {

@@ -38,6 +38,11 @@ std::vector<Placement> cut(const Placement& placement, std::uint64_t first, std:
 Placement in_memory(const Placement& placement, const Shape& shape,
                     const std::vector<std::uint64_t>& strides);
 
+/// The parts of a placement whose elements lie in a box of a stored tensor of that shape; offset
+/// and strides are those of the box alone, row-major. As of in_memory, each dimension must stay
+/// within one of the shape.
+std::vector<Placement> within(const Placement& placement, const Shape& shape, const Box& box);
+
 /// Checks that placements of one stored tensor never overlap and stay inside `size` elements;
 /// returns how many elements they cover. Error(internal) names the first element in trouble.
 /// Sort-based, n log n in the number of contiguous runs; with more than 4 million runs (layouts

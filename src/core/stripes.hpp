@@ -24,6 +24,10 @@ class SourceStripes {
   [[nodiscard]] std::uint32_t holding(std::uint32_t file, std::uint64_t at) const;
   /// Byte of the file at which the next stripe begins, if no gap lies before it.
   [[nodiscard]] std::uint64_t next_border(std::uint32_t file, std::uint64_t at) const;
+  /// How many copies of a byte the target holds, at least 1; the byte must be one that is needed.
+  [[nodiscard]] std::uint64_t copies(std::uint32_t file, std::uint64_t at) const {
+    return stretch_at(file, at).weight;
+  }
   /// Bytes of a stripe.
   [[nodiscard]] std::uint64_t bytes_of(std::uint32_t stripe) const { return bytes_[stripe]; }
 

@@ -23,6 +23,15 @@ Places parse_places(const Json& json) {
   return places;
 }
 
+DialectTable::Stack parse_stack(const Json& json) {
+  allow_members(json, {"when", "name", "factor"});
+  const std::vector<std::string> names = texts(required_member(json, "name"), "name");
+  if (names.size() != 2 || text_member(json, "factor") != "layers") {
+    throw Error(Kind::input, "\"stack\" holds " + shown(json));
+  }
+  return {Expression(text_member(json, "when")), names[0], names[1]};
+}
+
 }  // namespace
 
 Json DialectTable::complete_choices(const Json& chosen) const {
@@ -57,7 +66,7 @@ const std::string& DialectTable::place_of(std::string_view role, const Names& na
 DialectTable parse_dialect(const Json& table, std::string_view where) {
   return with_context(where, [&] {
     allow_members(table, {"dialect", "about", "choices", "unit", "places", "nested", "spellings",
-                          "add", "rows", "ignored"});
+                          "add", "stack", "rows", "ignored"});
     DialectTable made;
     made.name = required_member(table, "dialect").get<std::string>();
     for (const auto& [choice, values] : required_member(table, "choices").items()) {
@@ -79,6 +88,7 @@ DialectTable parse_dialect(const Json& table, std::string_view where) {
       allow_members(add, {"roles", "value"});
       made.add = {text_member(add, "roles"), Expression(text_member(add, "value"))};
     }
+    if (table.contains("stack")) made.stack = parse_stack(table.at("stack"));
     for (const Json& row : required_member(table, "rows")) made.rows.push_back(parse_row(row));
     if (table.contains("ignored")) made.ignored = texts(table.at("ignored"), "ignored");
     return made;

@@ -27,6 +27,13 @@ struct DialectTable {
     Expression value;
   };
 
+  /// Layers that lie together in one tensor when `when` holds: `from` in its name becomes `to`, and
+  /// the layers are its first dimension.
+  struct Stack {
+    Expression when;
+    std::string from, to;
+  };
+
   std::string name;
   /// What the record does not say -> the values allowed, the default first.
   std::vector<std::pair<std::string, std::vector<Json>>> choices;
@@ -36,6 +43,7 @@ struct DialectTable {
   std::vector<std::pair<std::string, std::vector<std::string>>>
       spellings;  ///< written -> also read
   std::optional<Add> add;
+  std::optional<Stack> stack;
   std::vector<Row> rows;
   std::vector<std::string> ignored;  ///< patterns of names without weights
 

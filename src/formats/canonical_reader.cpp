@@ -21,7 +21,7 @@ ReadRequest request_for(const SourcePiece& piece, const Box& part, const Box& bo
 
 CanonicalReader::CanonicalReader(const Source& source)
     : source_(source),
-      reader_(source.found.unit, source.files, 1),
+      reader_(source.found.unit, source.files, 1, 0),
       pieces_(source.model.tensors().size()) {
   for (std::uint32_t i = 0; i < source.pieces.size(); ++i) {
     const SourcePiece& piece = source.pieces[i];

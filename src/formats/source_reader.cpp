@@ -130,20 +130,30 @@ void SourceReader::read(std::span<const ReadRequest> requests) {
   std::vector<Piece> pieces;
   for (std::size_t r = 0; r < staged.ranges.size(); ++r) {
     const FileRange& range = staged.ranges[r];
-    const std::size_t bytes = range.last - range.first;
     if (staged.memory[r] == nullptr) {
       staged.memory[r] = at;
-      at += bytes;
+      at += range.last - range.first;
     }
-    constexpr std::size_t most = std::size_t{2} << 20;
-    for (std::size_t done = 0; done < bytes; done += most) {
-      pieces.push_back({range.file,
-                        range.first + done,
-                        {staged.memory[r] + done, std::min(most, bytes - done)}});
+    for (const FileRange& part : kept_.take(range, staged.memory[r])) {
+      constexpr std::uint64_t most = std::uint64_t{2} << 20;
+      for (std::uint64_t byte = part.first; byte < part.last; byte += most) {
+        std::byte* to = staged.memory[r] + (byte - range.first);
+        pieces.push_back({range.file, byte, {to, std::min(most, part.last - byte)}});
+      }
+      bytes_read_ += part.last - part.first;
     }
-    bytes_read_ += bytes;
   }
   read_pieces(pieces);
+  for (const ReadRequest& request : requests) {
+    if (request.others == 0) continue;
+    wanted.clear();
+    append_ranges(request.file, request.first, request.extent, request.from_stride, request.width,
+                  wanted);
+    for (const FileRange& range : wanted) {
+      const std::size_t r = staged.holding(range.file, range.first);
+      kept_.asked(range, staged.memory[r] + (range.first - staged.ranges[r].first), request.others);
+    }
+  }
   for_each(requests.size(), threads_, [&](std::uint64_t i) { staged.copy(requests[i]); });
 }
 

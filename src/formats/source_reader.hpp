@@ -12,6 +12,7 @@
 #include "core/geometry.hpp"
 #include "formats/container/hdf5_chunks.hpp"
 #include "formats/file.hpp"
+#include "formats/kept_ranges.hpp"
 
 namespace reshard::formats {
 
@@ -24,16 +25,19 @@ struct ReadRequest {
   Dims to_stride;           ///< in elements, in memory
   std::uint64_t width = 0;  ///< bytes of an element
   std::byte* to = nullptr;
+  std::uint64_t others = 0;  ///< requests that ask for the same bytes, sooner or later
 };
 
 /// Reads boxes from the source's files, each byte once: neighbouring ranges are read together, a
-/// box that is contiguous in file and memory goes straight where it belongs.
+/// box that is contiguous in file and memory goes straight where it belongs, and what will be asked
+/// for again is kept while it fits.
 class SourceReader {
  public:
   /// Files lie in `folder`; opened when first needed and kept open while they are few. `threads`
-  /// read at once.
-  SourceReader(std::string folder, const std::vector<SourceFile>& files, std::uint64_t threads)
-      : folder_(std::move(folder)), files_(&files), threads_(threads) {}
+  /// read at once; at most `keeps` bytes are kept from one read to the next.
+  SourceReader(std::string folder, const std::vector<SourceFile>& files, std::uint64_t threads,
+               std::uint64_t keeps)
+      : folder_(std::move(folder)), files_(&files), threads_(threads), kept_(keeps) {}
 
   void read(std::span<const ReadRequest> requests);
   /// Path of the file that was begun last; any thread may ask.
@@ -56,6 +60,7 @@ class SourceReader {
   ChunkReader chunks_;
   std::atomic<std::uint32_t> busy_with_ = 0;
   Buffer staging_;
+  KeptRanges kept_;
   std::uint64_t bytes_read_ = 0;
 };
 

@@ -123,7 +123,7 @@ void TargetWriter::write_tile(const TileBytes& tile, std::span<std::uint32_t> cr
   const ByteRange range = bytes_of(*geometry_, tile.tile);
   const std::uint32_t number = tile.tile.file;
   busy_with_ = number;
-  if (target_->files[number].container == FileDescription::Container::torch) {
+  if (has_crcs(target_->files[number])) {
     for (const std::uint32_t t : tensors_in(*geometry_, number, range)) {
       const TargetTensor& tensor = geometry_->tensors[t];
       const std::uint64_t end = tensor.base + tensor.bytes;

@@ -26,6 +26,11 @@
 namespace reshard::mpi {
 namespace {
 
+/// Bytes of a source that may be kept from round to round, of a memory bound.
+std::uint64_t kept_bytes(std::uint64_t memory) {
+  return memory / 4;
+}
+
 using Clock = std::chrono::steady_clock;
 
 /// Seconds of each phase, on the slowest rank's clock as seen from here.
@@ -162,7 +167,8 @@ void grow(const Comm& comm, const ConvertOptions& options, const Wish& wish, con
           ConvertReport& report) {
   const Geometry& geometry = p.geometry;
   staged.create(report.target_bytes - report.resumed_bytes);
-  formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads);
+  formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads,
+                               kept_bytes(report.memory));
   phases.done("create");
   const Moved moved =
       move(comm, options, geometry, p.target, plan, schedule, reader, staged, report);
@@ -225,7 +231,7 @@ std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
   constexpr std::uint64_t buffers =
       10;  // of a round: read, change, 2 send, 2 receive, 3 tiles, spare
   const std::uint64_t wanted = static_cast<std::uint64_t>(std::clamp(ranks, 8, 64)) * mebibyte;
-  return std::clamp<std::uint64_t>(memory / buffers, 4096, wanted);
+  return std::clamp<std::uint64_t>((memory - kept_bytes(memory)) / buffers, 4096, wanted);
 }
 
 ConvertReport convert(const Comm& comm, const ConvertOptions& options) {

@@ -179,13 +179,15 @@ void Rounds::read_slices(Work& work) {
   for (Served& served : work.served) {
     const SourcePiece& piece = plan_.pieces[served.slice.piece].piece;
     const std::uint64_t width = bytes(piece.dtype);
+    const std::uint64_t first = piece.base + served.slice.from * width;
     formats::ReadRequest request{piece.file,
-                                 piece.base + served.slice.from * width,
+                                 first,
                                  served.slice.box.extent,
                                  served.slice.from_stride,
                                  served.to_stride,
                                  width,
-                                 served.to};
+                                 served.to,
+                                 plan_.stripes.copies(piece.file, first) - 1};
     if (changes(served.slice)) {
       served.read_to = at;
       request.to = at;

@@ -113,18 +113,24 @@ def main():
         jobs["tp2pp2 -> hf" + suffix] = ("tp2pp2", ["--to", "hf", *extra])
         jobs["hf -> tp2pp2" + suffix] = ("hf", [*layout, *extra])
     jobs["tp2pp2 -> hf, --memory 64MiB"] = ("tp2pp2", ["--to", "hf", "--memory", "64MiB"])
+    dist = ["--to", "megatron-dist", "--tp", "2", "--pp", "2"]
+    bench.run(2, "convert", bench.folder / "hf", bench.folder / "dist", *dist, "--quiet")
+    jobs["torch_dist tp2pp2 -> hf"] = ("dist", ["--to", "hf"])
+    jobs["torch_dist tp2pp2 -> hf, no verify"] = ("dist", ["--to", "hf", "--no-verify"])
+    jobs["hf -> torch_dist tp2pp2"] = ("hf", dist)
     jobs["hf -> hdf5"] = ("hf", ["--to", "hdf5"])
     jobs["hf -> hdf5, no verify"] = ("hf", ["--to", "hdf5", "--no-verify"])
     jobs["hf -> hdf5, fletcher32"] = ("hf", ["--to", "hdf5", "--hdf5-filter", "fletcher32"])
     for ranks in map(int, options.ranks.split(",")):
         measure(bench, ranks, options.repeat, "tp2pp2", jobs)
         measure(bench, ranks, 1, "tp2pp2", {"hf -> hdf5, deflate": ("hf", ["--to", "hdf5", "--hdf5-filter", "deflate"])})
-    for name in ("tp2pp2", "hf"):
+    for name in ("tp2pp2", "hf", "dist"):
         shutil.rmtree(bench.folder / name)
     older_flows(bench, options)
     large_dataset(bench)
     for ranks in (1, 2, 4, 8):
         print(f"{ranks:5}  start-up (--version)             {bench.run(ranks, '--version')[0]:7.2f} s")
+    plan_items(bench)
     plan_large(bench)
     shutil.rmtree(bench.folder)
 
@@ -155,6 +161,20 @@ def large_dataset(bench):
         print(f"    4  hdf5 -> hf, above 4 GiB, {filter:10}  {seconds:7.2f} s")
         shutil.rmtree(bench.folder / "h5")
     shutil.rmtree(bench.folder / "large")
+
+
+def plan_items(bench):
+    """A distributed checkpoint of many small items in many files: planned by their headers, and inspected."""
+    sizes = ["--layers", 120, "--hidden", 128, "--heads", 64, "--groups", 16, "--ffn", 256, "--vocab", 1024]
+    layout = ["--to", "megatron-dist", "--tp", 16, "--pp", 8, "--dist-files", 4]
+    folder = bench.folder / "items"
+    bench.run(2, "sample", folder, "--family", "llama", *sizes, "--dtype", "bf16", *layout)
+    files = len(list(folder.rglob("*.distcp")))
+    seconds, report = bench.run(1, "plan", folder, bench.folder / "planned", "--to", "hf", "--json")
+    inspected, _ = bench.run(1, "inspect", folder, "--json")
+    items = 120 * (16 + 16 + 2 * 16 + 16 + 2) + 2 * 16 + 1
+    print(f"       plan {items} items in {files} files of torch_dist, to hf {seconds:7.2f} s, {report['peak_rss'] / 2**20:.0f} MiB; inspect {inspected:.2f} s")
+    shutil.rmtree(folder)
 
 
 def plan_large(bench):

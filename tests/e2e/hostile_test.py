@@ -91,7 +91,7 @@ class Tester:
             leaf = subprocess.run(maker, check=True, capture_output=True, text=True).stdout.strip()
         else:
             leaf = place_in(folder, self.data, case.kind, case.make(), number)
-        shown = case.shown or case.kind in ("json", "index", "tracker")
+        shown = case.shown or case.kind in ("json", "index", "tracker", "metadata")
         self.check_folder(place, folder, INPUT, (leaf, *case.words), shown)
         if case.kind == "pickle" and not case.large:
             (place / "alone.pkl").write_bytes(case.make())

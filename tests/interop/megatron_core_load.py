@@ -62,8 +62,8 @@ def transformer_config(args):
     return TransformerConfig(**given)
 
 
-def build_model(args):
-    """The GPTModel that args describe, in fp32 on the CPU."""
+def build_model(args, **parts):
+    """The GPTModel that args describe, in fp32 on the CPU; `parts` says which ends a pipeline stage has."""
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
@@ -73,7 +73,7 @@ def build_model(args):
         config, spec, vocab_size=args.padded_vocab_size, max_sequence_length=args.max_position_embeddings,
         share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
         position_embedding_type=args.position_embedding_type,
-        rotary_percent=args.rotary_percent, rotary_base=args.rotary_base,
+        rotary_percent=args.rotary_percent, rotary_base=args.rotary_base, **parts,
     ).eval()  # fmt: skip
 
 

@@ -361,6 +361,7 @@ TEST_F(Plant, EveryFaultIsFoundAndNamed) {
   const Target targets[] = {{"llama", target_of("hf")},
                             {"gpt2", half},
                             {"mixtral", target_of("megatron", 2, 2)},
+                            {"mixtral", target_of("megatron-dist", 2, 2)},
                             {"gpt2", target_of("megatron-deepspeed", 2, 2)},
                             {"llama", target_of("megatron-deepspeed", 2, 1)},
                             {"gpt2", target_of("merak", 2, 2)},

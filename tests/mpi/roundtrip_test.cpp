@@ -58,6 +58,7 @@ const std::vector<Form> forms = {
     {"hf-bin", "", all_families},
     {"megatron", "legacy", {"llama", "gpt2", "gpt_neox", "phi3", "qwen2"}},
     {"megatron", "mcore", megatron_families},
+    {"megatron-dist", "mcore", megatron_families},
     {"megatron-deepspeed", "bigscience", {"gpt2", "bloom"}, false},
     {"megatron-deepspeed", "deepspeed", {"gpt2", "llama", "phi3", "gpt_neox"}},
     {"merak", "1", {"gpt2"}},
@@ -182,7 +183,10 @@ formats::TargetOptions random_layout(Random& random, const Model& model, const F
   if (chance(random, 3)) {
     target.vocab_fill = chance(random, 2) ? formats::VocabFill::last : formats::VocabFill::zero;
   }
-  if (form.to == "megatron") choose_megatron(random, model, target);
+  if (form.to.starts_with("megatron") && form.to != "megatron-deepspeed") {
+    choose_megatron(random, model, target);
+  }
+  if (form.to == "megatron-dist") target.dist_files = any(random, {1, 2, 3});
   if (form.to == "merak") choose_merak(random, model, target);
   target.no_pipeline_files = form.kind == "deepspeed" && *target.pp == 1 && chance(random, 2);
   return target;
@@ -209,6 +213,7 @@ std::string words(const formats::TargetOptions& t) {
   number("etp", t.etp);
   number("multiple", t.vocab_multiple);
   number("shard", t.max_shard_bytes);
+  number("files", t.dist_files);
   number("iteration", t.iteration);
   for (const std::uint64_t n : t.stage_layers) text += " " + std::to_string(n);
   for (const std::uint64_t n : t.custom_partition) text += "," + std::to_string(n);

@@ -42,6 +42,8 @@ FIXTURES = {
     "vpp": "megatron/qwen3/torch-tp1-pp2-vpp2",
     "qwen3": "megatron/qwen3/torch-tp2-pp1",
     "moe": "megatron/mixtral-moe/torch-tp1-pp1-ep2",
+    "dist": "megatron/llama-gqa/torch_dist-tp2-pp2",
+    "dist common": "megatron/llama-core012/torch_dist-dopt-tp2-pp1-dp2",
 }
 
 

@@ -74,6 +74,11 @@ def hdf5_inputs(data):
     yield from (path.read_bytes() for path in data.rglob("*.h5"))
 
 
+def metadata_inputs(data):
+    """Every .metadata of a distributed checkpoint that is small enough."""
+    yield from (path.read_bytes() for path in data.rglob(".metadata") if path.stat().st_size <= LARGEST)
+
+
 def json_inputs(data):
     """Every JSON file."""
     yield from contents(data, "json")
@@ -107,6 +112,7 @@ def part_of(root, name):
 
 
 INPUTS = {
+    "fuzz_dcp": metadata_inputs,
     "fuzz_expression": json_inputs,
     "fuzz_folder": folder_inputs,
     "fuzz_hdf5": hdf5_inputs,

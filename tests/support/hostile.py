@@ -43,14 +43,14 @@ def hostile(kind, name, content, *words, shown=False):
 
 def cases(kind):
     """All of one kind, in the order of their registration."""
-    import hostile_archives, hostile_json, hostile_pickles, hostile_safetensors  # noqa: E401, F401  they register themselves
+    import hostile_archives, hostile_json, hostile_metadata, hostile_pickles, hostile_safetensors  # noqa: E401, F401  they register themselves
 
     found = [case for case in sys.modules["hostile"].CASES if case.kind == kind]
     assert len({case.name for case in found}) == len(found), f"two of the same name among {kind}"
     return found
 
 
-KINDS = {"pickle": "pkl", "zip": "zip", "legacy": "legacy", "safetensors": "safetensors", "json": "json", "index": "json", "tracker": "txt"}
+KINDS = {"pickle": "pkl", "zip": "zip", "legacy": "legacy", "safetensors": "safetensors", "json": "json", "index": "json", "tracker": "txt", "metadata": "metadata"}
 
 
 def small_files():

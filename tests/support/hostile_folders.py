@@ -54,6 +54,13 @@ def in_merak(folder, content):
     return put(folder / "iter_0000001" / "mp_rank_00_pp_rank_000" / "partial_model_optim.pt", content)
 
 
+def in_dist(folder, content):
+    put(folder / ITERATION, b"1")
+    put(folder / "iter_0000001" / "metadata.json", b'{"sharded_backend": "torch_dist"}')
+    put(folder / "iter_0000001" / "__0_0.distcp", bytes(100))
+    return put(folder / "iter_0000001" / ".metadata", content)
+
+
 def in_fixture(folder, data, fixture, name, content):
     shutil.copytree(data / fixture, folder, copy_function=shutil.copyfile)
     return put(folder / name, content)
@@ -62,6 +69,8 @@ def in_fixture(folder, data, fixture, name, content):
 def place_in(folder, data, kind, content, number):
     """Puts a file of a kind where reshard looks for it; the number chooses among the frameworks. Returns the file's name."""
     frameworks = [in_huggingface, in_megatron, in_deepspeed, in_merak]
+    if kind == "metadata":
+        return in_dist(folder, content)
     if kind == "safetensors":
         put(folder / "config.json", json.dumps(CONFIG).encode())
         return put(folder / "model.safetensors", content)

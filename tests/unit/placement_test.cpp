@@ -151,35 +151,48 @@ TEST(Placement, RestrictAndPositionKeepElementsInPlace) {
   }
 }
 
-/// A stored tensor: a placement within some of its dimensions, memory in any order with holes.
+/// A placement in a stored tensor whose dimensions are products.
+struct Labelled {
+  Shape shape;
+  Placement placement;
+};
+
+Labelled random_labelled(Random& random) {
+  const std::size_t rank = between(random, 1, 3);
+  Labelled made;
+  std::vector<std::vector<std::uint64_t>> splits;  // each dimension as a product of factors
+  for (std::size_t d = 0; d < rank; ++d) {
+    splits.emplace_back();
+    std::uint64_t size = 1;
+    for (std::uint64_t k = between(random, 1, 2); k > 0; --k) {
+      splits.back().push_back(between(random, 1, 4));
+      size *= splits.back().back();
+    }
+    made.shape.push_back(size);
+  }
+  const std::vector<std::uint64_t> labels = row_major(made.shape);
+  Placement& p = made.placement;
+  for (std::size_t d = 0; d < rank; ++d) {
+    std::uint64_t stride = labels[d];
+    for (const std::uint64_t size : splits[d]) {  // fastest first: the box is in another order
+      const std::uint64_t first = between(random, 0, size - 1);
+      p.box.offset.push_back(between(random, 0, 5));
+      p.box.extent.push_back(between(random, 1, size - first));
+      p.offset += first * stride;
+      p.stride.push_back(stride);
+      stride *= size;
+    }
+  }
+  return made;
+}
+
+/// Memory in any order with holes.
 TEST(Placement, InMemoryFollowsTheStridesOfAView) {
   Random random(5);
   for (int i = 0; i < 10'000; ++i) {
-    const std::size_t rank = between(random, 1, 3);
-    Shape shape;
-    std::vector<std::vector<std::uint64_t>> splits;  // each dimension as a product of factors
-    for (std::size_t d = 0; d < rank; ++d) {
-      splits.emplace_back();
-      std::uint64_t size = 1;
-      for (std::uint64_t k = between(random, 1, 2); k > 0; --k) {
-        splits.back().push_back(between(random, 1, 4));
-        size *= splits.back().back();
-      }
-      shape.push_back(size);
-    }
+    const auto [shape, p] = random_labelled(random);
+    const std::size_t rank = shape.size();
     const std::vector<std::uint64_t> labels = row_major(shape);
-    Placement p;
-    for (std::size_t d = 0; d < rank; ++d) {
-      std::uint64_t stride = labels[d];
-      for (const std::uint64_t size : splits[d]) {  // fastest first: the box is in another order
-        const std::uint64_t first = between(random, 0, size - 1);
-        p.box.offset.push_back(between(random, 0, 5));
-        p.box.extent.push_back(between(random, 1, size - first));
-        p.offset += first * stride;
-        p.stride.push_back(stride);
-        stride *= size;
-      }
-    }
     std::vector<std::uint64_t> strides(rank, 0);
     std::vector<std::size_t> order(rank);
     std::iota(order.begin(), order.end(), std::size_t{0});
@@ -197,6 +210,41 @@ TEST(Placement, InMemoryFollowsTheStridesOfAView) {
     }
     ASSERT_EQ(elements_of(in_memory(p, shape, strides)), wanted) << to_string(shape);
   }
+}
+
+TEST(Placement, WithinGivesTheElementsOfABoxAtTheirPlaceInIt) {
+  Random random(6);
+  for (int i = 0; i < 10'000; ++i) {
+    const auto [shape, p] = random_labelled(random);
+    const std::vector<std::uint64_t> labels = row_major(shape);
+    Box box;
+    Shape extent;
+    for (const std::uint64_t n : shape) {
+      box.offset.push_back(between(random, 0, n - 1));
+      extent.push_back(between(random, 1, n - box.offset[box.extent.size()]));
+      box.extent.push_back(extent.back());
+    }
+    Elements wanted, seen;
+    for (const auto& [index, label] : elements_of(p)) {
+      std::uint64_t at = 0;
+      bool inside = true;
+      for (std::size_t d = 0; d < shape.size(); ++d) {
+        const std::uint64_t place = label / labels[d] % shape[d] - box.offset[d];
+        inside = inside && place < box.extent[d];
+        at = at * box.extent[d] + place;
+      }
+      if (inside) wanted[index] = at;
+    }
+    for (const Placement& part : within(p, shape, box)) {
+      EXPECT_EQ(part.tensor, p.tensor);
+      for (const auto& [index, at] : elements_of(part)) {
+        ASSERT_TRUE(seen.emplace(index, at).second) << "twice";
+      }
+    }
+    ASSERT_EQ(seen, wanted) << to_string(shape) << " " << to_string(extent);
+  }
+  const Placement flat{0, {{0}, {6}}, 0, {1}};  // runs over both dimensions of [2, 3]
+  EXPECT_THROW(within(flat, {2, 3}, {{0, 0}, {2, 3}}), Error);
 }
 
 TEST(Placement, InMemoryRefusesADimensionThatLeavesItsOwn) {

@@ -85,7 +85,7 @@ TEST(Zip, HostileArchivesAreRefused) {
       {"x" + file, "zip64 end record is not where"},
       // a second end record inside the first one's comment
       {patched(file, end, 20, std::string("\x16\0", 2)) + file.substr(file.size() - 22),
-       "more than one end record"},
+       "does not end at the end record"},
       {patched(file, end, 10, "\3"), "disagree"},
       {patched(file, end, 16, field(7)), "disagree"},
       {patched(file, "PK\6\7", 8, field('\xff', 8)), ""},

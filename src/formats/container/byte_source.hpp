@@ -21,6 +21,10 @@ ByteSource memory_source(std::span<const std::byte> bytes);
 /// The range [offset, offset + size) of a source as a source; Error(input) when it lies outside.
 ByteSource sub_source(const ByteSource& source, std::uint64_t offset, std::uint64_t size);
 
+/// The same bytes, read in blocks of a few KiB of which some are kept: for parsers that go to and
+/// fro between headers. Not for several threads at once.
+ByteSource in_blocks(const ByteSource& source);
+
 /// The bytes [offset, offset + size); Error(input) naming `what` when the source ends before.
 std::string read_bytes(const ByteSource& source, std::uint64_t offset, std::uint64_t size,
                        const std::string& what);

@@ -88,7 +88,7 @@ std::vector<std::uint32_t> order_of(const std::vector<Hdf5Spec::Tensor>& tensors
   return order;
 }
 
-void add_tensors(const Hdf5Writer& writer, const Hdf5Spec& spec, const Hdf5Digests* digests,
+void add_tensors(Hdf5Writer& writer, const Hdf5Spec& spec, const Hdf5Digests* digests,
                  FileLayout& layout) {
   const Hdf5Handle group = writer.group("tensors");
   for (const std::uint32_t t : order_of(spec.tensors)) {
@@ -103,7 +103,7 @@ void add_tensors(const Hdf5Writer& writer, const Hdf5Spec& spec, const Hdf5Diges
   }
 }
 
-void add_contents(const Hdf5Writer& writer, const Hdf5Spec& spec, FileLayout& layout) {
+void add_contents(Hdf5Writer& writer, const Hdf5Spec& spec, FileLayout& layout) {
   const Hdf5Handle group = writer.group("metadata");
   for (const Hdf5Spec::Content& content : spec.contents) {
     const bool copied = !content.copy.from.empty();

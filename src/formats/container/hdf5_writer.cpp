@@ -95,17 +95,28 @@ Hdf5Handle Hdf5Writer::group(const char* name) const {
 }
 
 Hdf5Handle Hdf5Writer::dataset(const Hdf5Handle& group, const std::string& name, Dtype dtype,
-                               const Shape& shape, const Hdf5Handle* creation) const {
+                               const Shape& shape, const Hdf5Handle* creation) {
   check_name(name);
-  const Hdf5Handle& list = creation != nullptr ? *creation : contiguous_;
-  return {H5Dcreate2(group.get(), name.c_str(), hdf5_type_of(dtype).get(),
-                     hdf5_space_of(shape).get(), link_.get(), list.get(), H5P_DEFAULT),
-          "H5Dcreate2"};
+  const auto unnamed = [&](Dtype type, const Shape& extent, const Hdf5Handle& list) {
+    return Hdf5Handle(H5Dcreate_anon(file_.get(), hdf5_type_of(type).get(),
+                                     hdf5_space_of(extent).get(), list.get(), H5P_DEFAULT),
+                      "H5Dcreate_anon");
+  };
+  Hdf5Handle made = unnamed(dtype, shape, creation != nullptr ? *creation : contiguous_);
+  // Small datasets follow one another wherever the structure ends.
+  while (creation == nullptr && elements(shape) > 0) {
+    const std::uint64_t width = bytes(dtype), over = H5Dget_offset(made.get()) % width;
+    if (over == 0) break;
+    pads_.push_back(std::move(made));
+    pads_.push_back(unnamed(Dtype::u8, {width - over}, contiguous_));
+    made = unnamed(dtype, shape, contiguous_);
+  }
+  hdf5_checked(H5Olink(made.get(), group.get(), name.c_str(), link_.get(), H5P_DEFAULT), "H5Olink");
+  return made;
 }
 
 Hdf5Handle Hdf5Writer::tensor(const Hdf5Handle& group, const Hdf5Spec::Tensor& tensor,
-                              const std::vector<Digest>* digests,
-                              const Hdf5Handle* creation) const {
+                              const std::vector<Digest>* digests, const Hdf5Handle* creation) {
   Hdf5Handle made = dataset(group, tensor.name, tensor.dtype, tensor.shape, creation);
   attribute(made.get(), "dtype", std::string(name(tensor.dtype)));
   attribute(made.get(), "roles", tensor.roles);

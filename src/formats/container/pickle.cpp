@@ -35,7 +35,7 @@ class Converter {
 
   Json convert(NodeId id, int depth = 0) {
     if (depth > max_depth) throw Error(Kind::input, "pickle: nested deeper than 200 levels");
-    const PickleNode& node = arena_.nodes[id];
+    const PickleNode node = arena_.node(id);
     charge(2 * sizeof(Json) + node.text.size());
     switch (node.tag) {
       case Tag::none:
@@ -63,7 +63,7 @@ class Converter {
       case Tag::global:
         return global(node.text);
       case Tag::object:
-        return object(arena_.objects[static_cast<std::size_t>(node.integer)], depth);
+        return object(arena_.object(node), depth);
       case Tag::persistent:
         return storage(node);
     }
@@ -81,7 +81,7 @@ class Converter {
     return json;
   }
 
-  const PickleNode& node(NodeId id) const { return arena_.nodes[id]; }
+  PickleNode node(NodeId id) const { return arena_.node(id); }
 
   Json big_integer(std::string_view little_endian) {
     charge(little_endian.size() * digit_cost);
@@ -128,20 +128,20 @@ class Converter {
     return json;
   }
 
-  Json list(const std::vector<NodeId>& ids, int depth) {
+  Json list(std::span<const NodeId> ids, int depth) {
     charge(text_cost);
     Json json = Json::array();
     for (const NodeId id : ids) json.push_back(convert(id, depth + 1));
     return json;
   }
 
-  Json items(const char* tag, const std::vector<NodeId>& ids, int depth) {
+  Json items(const char* tag, std::span<const NodeId> ids, int depth) {
     Json json = tagged(tag);
     append(json, "items", list(ids, depth));
     return json;
   }
 
-  Json pairs(const std::vector<NodeId>& ids, int depth) {
+  Json pairs(std::span<const NodeId> ids, int depth) {
     Json json = Json::array();
     for (std::size_t i = 0; i + 1 < ids.size(); i += 2) {
       charge(text_cost + 2 * sizeof(Json));
@@ -156,7 +156,7 @@ class Converter {
     return node(id).tag == Tag::text && node(id).text != "!" && is_utf8(node(id).text);
   }
 
-  Json dict(const std::string& class_name, const std::vector<NodeId>& ids, int depth) {
+  Json dict(const std::string& class_name, std::span<const NodeId> ids, int depth) {
     bool plain = true;
     for (std::size_t i = 0; i < ids.size() && plain; i += 2) plain = is_plain_key(ids[i]);
     if (!plain) {
@@ -186,15 +186,15 @@ class Converter {
   std::string class_name(NodeId callable) {
     std::string suffix;
     for (int nesting = 0; nesting < 8; ++nesting) {
-      const PickleNode& made_by = node(callable);
+      const PickleNode made_by = node(callable);
       charge(made_by.text.size());
       if (made_by.tag == Tag::global) {
         return is_utf8(made_by.text) ? std::string(made_by.text) + suffix
                                      : "(a name that is not UTF-8)";
       }
       if (made_by.tag != Tag::object) break;
-      const PickleObject& outer = arena_.objects[static_cast<std::size_t>(made_by.integer)];
-      const std::vector<NodeId>& arguments = node(outer.arguments).items;
+      const PickleObject outer = arena_.object(made_by);
+      const std::span<const NodeId> arguments = node(outer.arguments).items;
       if (!is_getattr(outer)) break;
       charge(node(arguments[1]).text.size());
       suffix = "." + std::string(node(arguments[1]).text) + suffix;
@@ -204,7 +204,7 @@ class Converter {
   }
 
   bool is_getattr(const PickleObject& object) const {
-    const std::vector<NodeId>& arguments = node(object.arguments).items;
+    const std::span<const NodeId> arguments = node(object.arguments).items;
     return node(object.callable).text == "builtins.getattr" && arguments.size() == 2 &&
            is_plain_key(arguments[1]);
   }
@@ -234,7 +234,7 @@ class Converter {
   /// Callables with a meaning of their own; nothing for all others.
   std::optional<Json> known(const PickleObject& object, int depth) {
     const std::string_view callable = node(object.callable).text;
-    const std::vector<NodeId>& arguments = node(object.arguments).items;
+    const std::span<const NodeId> arguments = node(object.arguments).items;
     if (callable == "collections.OrderedDict" || callable == "collections.Counter" ||
         callable == "collections.defaultdict") {
       return dict(std::string(callable), dict_pairs(object), depth);
@@ -242,7 +242,7 @@ class Converter {
     if (const auto found = rebuilt_tensor(arena_, callable, arguments)) return tensor(*found);
     if (callable == "builtins.bytes" && arguments.empty()) return bytes("");
     if (arguments.empty()) return std::nullopt;
-    const PickleNode& first = node(arguments[0]);
+    const PickleNode first = node(arguments[0]);
     const bool sequence = first.tag == Tag::tuple || first.tag == Tag::list;
     if (callable == "torch.Size" && sequence) return items("tuple", first.items, depth);
     if ((callable == "builtins.set" || callable == "builtins.frozenset") && sequence) {
@@ -261,7 +261,7 @@ class Converter {
     for (const NodeId argument : node(object.arguments).items) {
       for (const NodeId pair : node(argument).items) {
         charge(4 * sizeof(NodeId));
-        const std::vector<NodeId>& key_value = node(pair).items;
+        const std::span<const NodeId> key_value = node(pair).items;
         if (key_value.size() == 2) all.insert(all.end(), key_value.begin(), key_value.end());
       }
     }
@@ -276,7 +276,7 @@ class Converter {
     }
     charge(4 * member_cost);
     Json json = tagged("object");
-    const std::vector<NodeId>& arguments = node(object.arguments).items;
+    const std::span<const NodeId> arguments = node(object.arguments).items;
     if (is_getattr(object)) {
       append(json, "class", class_name(arguments[0]));
       append(json, "args", Json::array({convert(arguments[1], depth + 1)}));

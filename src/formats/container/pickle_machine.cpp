@@ -2,7 +2,10 @@
 
 #include <charconv>
 #include <cstdio>
+#include <string>
+#include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "core/error.hpp"
 #include "formats/container/pickle_input.hpp"
@@ -13,7 +16,9 @@ namespace {
 
 using Tag = PickleNode::Tag;
 
-constexpr NodeId none_id = 0, true_id = 1, false_id = 2, empty_tuple_id = 3;
+/// The first nodes, which are made once; behind them the numbers from 0 to 255.
+constexpr NodeId none_id = 0, true_id = 1, false_id = 2, empty_tuple_id = 3, zero_id = 4;
+constexpr std::uint32_t small_numbers = 256;
 /// Far beyond any hash or seed, and cheap to print.
 constexpr std::uint64_t max_integer_bytes = 128;
 constexpr unsigned char highest_protocol = 5;
@@ -35,10 +40,11 @@ class Machine {
  public:
   Machine(std::span<const std::byte> bytes, PickleBudget& budget) : input_(bytes), budget_(budget) {
     budget_.charge(bytes.size());
-    arena_.nodes.resize(4);
-    arena_.nodes[true_id] = {Tag::boolean, 1, 0, {}, {}};
-    arena_.nodes[false_id] = {Tag::boolean, 0, 0, {}, {}};
-    arena_.nodes[empty_tuple_id].tag = Tag::tuple;
+    arena_.add_number(Tag::none, 0);
+    arena_.add_number(Tag::boolean, 1);
+    arena_.add_number(Tag::boolean, 0);
+    arena_.add_fixed(Tag::tuple, {});
+    for (std::int64_t n = 0; n < small_numbers; ++n) arena_.add_number(Tag::integer, n);
   }
 
   PickleArena run() {
@@ -69,16 +75,13 @@ class Machine {
     return std::move(arena_);
   }
 
-  NodeId add(PickleNode node) {
-    budget_.charge(sizeof(PickleNode) + items_cost(node.items.size()));
-    arena_.nodes.push_back(std::move(node));
-    return static_cast<NodeId>(arena_.nodes.size() - 1);
+  /// Before a node is made.
+  PickleArena& room() {
+    budget_.charge(PickleArena::node_cost);
+    return arena_;
   }
 
-  /// A list of values: what it may grow to, and the allocation.
-  static std::uint64_t items_cost(std::size_t items) {
-    return items == 0 ? 0 : 16 + 2 * sizeof(NodeId) * items;
-  }
+  void charge_items(std::size_t items) { budget_.charge(PickleArena::item_cost * items); }
 
   void push(NodeId id) {
     if (stack_.size() == highest_) {
@@ -87,17 +90,24 @@ class Machine {
     }
     stack_.push_back(id);
   }
-  void push_node(PickleNode node) { push(add(std::move(node))); }
-  void push_integer(std::int64_t value) { push_node({Tag::integer, value, 0, {}, {}}); }
-  void push_real(double value) { push_node({Tag::real, 0, value, {}, {}}); }
-  void push_text(Tag tag, std::string_view value) { push_node({tag, 0, 0, value, {}}); }
+  void push_integer(std::int64_t value) {
+    const bool is_small = value >= 0 && value < small_numbers;
+    push(is_small ? zero_id + static_cast<NodeId>(value) : room().add_number(Tag::integer, value));
+  }
+  void push_real(double value) { push(room().add_real(value)); }
   /// A text that does not stand in the pickle as it is.
   void push_made(Tag tag, std::string value) {
     budget_.charge(sizeof(std::string) + value.size());
-    push_text(tag, arena_.texts.emplace_back(std::move(value)));
+    push(room().add_made_text(tag, std::move(value)));
   }
-  void push_items(Tag tag, std::vector<NodeId> items) {
-    push_node({tag, 0, 0, {}, std::move(items)});
+  void push_fixed(Tag tag, const std::vector<NodeId>& items) {
+    charge_items(items.size());
+    push(room().add_fixed(tag, items));
+  }
+  void push_growing(Tag tag, const std::vector<NodeId>& items) {
+    budget_.charge(PickleArena::list_cost);
+    charge_items(items.size());
+    push(room().add_growing(tag, items));
   }
 
   std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
@@ -128,7 +138,7 @@ class Machine {
     return items;
   }
 
-  const PickleNode& node(NodeId id) const { return arena_.nodes[id]; }
+  PickleNode node(NodeId id) const { return arena_.node(id); }
 
   void push_long(std::string_view little_endian) {
     if (little_endian.size() > max_integer_bytes) throw malformed("an integer of too many bytes");
@@ -190,7 +200,9 @@ class Machine {
     }
   }
 
-  void push_taken(Tag tag, std::uint64_t length) { push_text(tag, input_.take(length)); }
+  void push_taken(Tag tag, std::uint64_t length) {
+    push(room().add_text(tag, input_.take(length)));
+  }
 
   bool text(unsigned char opcode) {
     switch (opcode) {
@@ -232,28 +244,23 @@ class Machine {
     }
   }
 
-  /// The pairs of a dict or of an object that SETITEMS may extend.
-  std::vector<NodeId>& pairs_of(NodeId id) {
-    PickleNode& target = arena_.nodes[id];
-    if (target.tag == Tag::dict) return target.items;
-    if (target.tag == Tag::object) return object_of(target).pairs;
+  /// SETITEMS on a dict, or on an object that may be one.
+  void set_items(const std::vector<NodeId>& items) {
+    const NodeId target = top();
+    charge_items(items.size());
+    if (node(target).tag == Tag::dict) return arena_.extend(target, items);
+    budget_.charge(PickleArena::list_cost);
+    if (node(target).tag == Tag::object) return arena_.extend_pairs(target, items);
     throw malformed("items are set in something that is no dict");
   }
 
-  std::vector<NodeId>& list_of(NodeId id) {
-    PickleNode& target = arena_.nodes[id];
-    if (target.tag == Tag::list) return target.items;
-    if (target.tag == Tag::object) return object_of(target).list;
+  void append_items(const std::vector<NodeId>& items) {
+    const NodeId target = top();
+    charge_items(items.size());
+    if (node(target).tag == Tag::list) return arena_.extend(target, items);
+    budget_.charge(PickleArena::list_cost);
+    if (node(target).tag == Tag::object) return arena_.extend_list(target, items);
     throw malformed("items are appended to something that is no list");
-  }
-
-  PickleObject& object_of(const PickleNode& target) {
-    return arena_.objects[static_cast<std::size_t>(target.integer)];
-  }
-
-  void extend(std::vector<NodeId>& target, const std::vector<NodeId>& items) {
-    budget_.charge(items_cost(items.size()));
-    target.insert(target.end(), items.begin(), items.end());
   }
 
   static std::vector<NodeId> even(std::vector<NodeId> items) {
@@ -267,47 +274,44 @@ class Machine {
         push(empty_tuple_id);
         return true;
       case 't':
-        push_items(Tag::tuple, pop_mark());
+        push_fixed(Tag::tuple, pop_mark());
         return true;
       case 0x85:
       case 0x86:
       case 0x87:
-        push_items(Tag::tuple, pop_count(opcode - 0x84u));
+        push_fixed(Tag::tuple, pop_count(opcode - 0x84u));
         return true;
       case ']':
-        push_items(Tag::list, {});
+        push_growing(Tag::list, {});
         return true;
       case 'l':
-        push_items(Tag::list, pop_mark());
+        push_growing(Tag::list, pop_mark());
         return true;
       case '}':
-        push_items(Tag::dict, {});
+        push_growing(Tag::dict, {});
         return true;
       case 'd':
-        push_items(Tag::dict, even(pop_mark()));
+        push_growing(Tag::dict, even(pop_mark()));
         return true;
       case 0x8f:
-        push_items(Tag::set, {});
+        push_growing(Tag::set, {});
         return true;
       case 0x91:
-        push_items(Tag::set, pop_mark());
+        push_growing(Tag::set, pop_mark());
         return true;
       case 'a':
-      case 'e': {
-        const std::vector<NodeId> items = opcode == 'a' ? pop_count(1) : pop_mark();
-        extend(list_of(top()), items);
+      case 'e':
+        append_items(opcode == 'a' ? pop_count(1) : pop_mark());
         return true;
-      }
       case 's':
-      case 'u': {
-        const std::vector<NodeId> items = opcode == 's' ? pop_count(2) : even(pop_mark());
-        extend(pairs_of(top()), items);
+      case 'u':
+        set_items(opcode == 's' ? pop_count(2) : even(pop_mark()));
         return true;
-      }
       case 0x90: {
         const std::vector<NodeId> items = pop_mark();
         if (node(top()).tag != Tag::set) throw malformed("items are added to no set");
-        extend(arena_.nodes[top()].items, items);
+        charge_items(items.size());
+        arena_.extend(top(), items);
         return true;
       }
       default:
@@ -396,9 +400,8 @@ class Machine {
 
   void call(NodeId callable, NodeId arguments) {
     if (node(arguments).tag != Tag::tuple) throw malformed("arguments that are no tuple");
-    budget_.charge(sizeof(PickleObject));
-    push_node({Tag::object, static_cast<std::int64_t>(arena_.objects.size()), 0, {}, {}});
-    arena_.objects.push_back({callable, arguments, PickleObject::no_state, {}, {}});
+    budget_.charge(PickleArena::object_cost);
+    push(room().add_object(callable, arguments));
   }
 
   bool object(unsigned char opcode) {
@@ -432,11 +435,11 @@ class Machine {
         const NodeId state = pop();
         if (node(top()).tag != Tag::object)
           throw malformed("state for something that is no object");
-        object_of(node(top())).state = state;
+        arena_.set_state(top(), state);
         return true;
       }
       case 'Q':
-        push_items(Tag::persistent, pop_count(1));
+        push_fixed(Tag::persistent, pop_count(1));
         return true;
       default:
         return false;
@@ -448,9 +451,9 @@ class Machine {
   PickleArena arena_;
   std::vector<NodeId> stack_;
   std::vector<std::size_t> marks_;
-  std::size_t highest_ = 0;  ///< that the stack was
-  std::vector<NodeId> memo_;
-  std::unordered_map<std::uint64_t, NodeId> far_memo_;
+  std::size_t highest_ = 0;                             ///< that the stack was
+  std::vector<NodeId> memo_;                            ///< numbered without a gap
+  std::unordered_map<std::uint64_t, NodeId> far_memo_;  ///< all others
 };
 
 }  // namespace

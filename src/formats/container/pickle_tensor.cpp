@@ -42,23 +42,6 @@ std::uint64_t natural(const PickleNode& node, const char* what) {
   return static_cast<std::uint64_t>(node.integer);
 }
 
-std::vector<std::uint64_t> naturals(const PickleArena& arena, NodeId id, const char* what) {
-  // torch.Size is pickled as a call with the tuple
-  const PickleNode* node = &arena.nodes[id];
-  if (node->tag == Tag::object) {
-    const PickleObject& object = arena.objects[static_cast<std::size_t>(node->integer)];
-    const std::vector<NodeId>& arguments = arena.nodes[object.arguments].items;
-    if (arguments.size() == 1) node = &arena.nodes[arguments[0]];
-  }
-  if (node->tag != Tag::tuple && node->tag != Tag::list) {
-    throw bad(std::string(what) + " is no tuple");
-  }
-  if (node->items.size() > max_rank) throw bad(std::string(what) + " has too many dimensions");
-  std::vector<std::uint64_t> values;
-  for (const NodeId item : node->items) values.push_back(natural(arena.nodes[item], what));
-  return values;
-}
-
 bool is_row_major(const Shape& shape, const std::vector<std::uint64_t>& strides) {
   if (elements(shape) == 0) return true;
   const std::vector<std::uint64_t> dense = row_major(shape);
@@ -80,12 +63,12 @@ std::uint64_t extent(const PickledTensor& tensor, const std::vector<std::uint64_
 
 /// metadata {"conj": bool, "neg": bool}: torch would flip the numbers on loading.
 void refuse_flips(const PickleArena& arena, NodeId metadata) {
-  const std::vector<NodeId>& items = arena.nodes[metadata].items;
+  const std::span<const NodeId> items = arena.node(metadata).items;
   if (items.size() > max_metadata) throw bad("its metadata is too long");
   for (std::size_t i = 1; i < items.size(); i += 2) {
-    const PickleNode& flag = arena.nodes[items[i]];
+    const PickleNode flag = arena.node(items[i]);
     if (flag.tag == Tag::boolean && flag.integer != 0) {
-      throw bad("it is a lazy view (" + std::string(arena.nodes[items[i - 1]].text) +
+      throw bad("it is a lazy view (" + std::string(arena.node(items[i - 1]).text) +
                 "), which is not supported");
     }
   }
@@ -102,12 +85,12 @@ Dtype dtype_of_global(const PickleNode& node) {
 
 /// _rebuild_tensor(storage, offset, size, stride), _v2(.., requires_grad, hooks [, metadata]) and
 /// _v3(.., requires_grad, hooks, dtype [, metadata]).
-PickledTensor rebuild(const PickleArena& arena, const std::vector<NodeId>& arguments, int version) {
+PickledTensor rebuild(const PickleArena& arena, std::span<const NodeId> arguments, int version) {
   const std::size_t required = version == 1 ? 4 : version == 2 ? 6 : 7;
   if (arguments.size() < required || arguments.size() > required + 1) {
     throw bad("made of " + std::to_string(arguments.size()) + " arguments");
   }
-  const PickleNode& persistent = arena.nodes[arguments[0]];
+  const PickleNode persistent = arena.node(arguments[0]);
   if (persistent.tag != Tag::persistent) throw bad("it has no storage");
   const StorageId storage = storage_id(arena, persistent);
   if (version == 2 && arguments.size() == 7) refuse_flips(arena, arguments[6]);
@@ -116,9 +99,9 @@ PickledTensor rebuild(const PickleArena& arena, const std::vector<NodeId>& argum
     throw bad(std::string(storage.class_name) + " is not supported");
 
   PickledTensor tensor;
-  tensor.dtype = version == 3 ? dtype_of_global(arena.nodes[arguments[6]]) : *storage.dtype;
+  tensor.dtype = version == 3 ? dtype_of_global(arena.node(arguments[6])) : *storage.dtype;
   tensor.storage = storage.key;
-  tensor.offset = natural(arena.nodes[arguments[1]], "its storage offset");
+  tensor.offset = natural(arena.node(arguments[1]), "its storage offset");
   tensor.shape = naturals(arena, arguments[2], "its size");
   std::vector<std::uint64_t> strides = naturals(arena, arguments[3], "its stride");
   if (strides.size() != tensor.shape.size()) {
@@ -139,6 +122,22 @@ PickledTensor rebuild(const PickleArena& arena, const std::vector<NodeId>& argum
 
 }  // namespace
 
+std::vector<std::uint64_t> naturals(const PickleArena& arena, NodeId id, const char* what) {
+  // torch.Size is pickled as a call with the tuple
+  PickleNode node = arena.node(id);
+  if (node.tag == Tag::object) {
+    const std::span<const NodeId> arguments = arena.node(arena.object(node).arguments).items;
+    if (arguments.size() == 1) node = arena.node(arguments[0]);
+  }
+  if (node.tag != Tag::tuple && node.tag != Tag::list) {
+    throw bad(std::string(what) + " is no tuple");
+  }
+  if (node.items.size() > max_rank) throw bad(std::string(what) + " has too many dimensions");
+  std::vector<std::uint64_t> values;
+  for (const NodeId item : node.items) values.push_back(natural(arena.node(item), what));
+  return values;
+}
+
 std::optional<Dtype> dtype_of_storage(std::string_view class_name) {
   for (const std::string_view module : {"torch.cuda.", "torch."}) {
     if (!class_name.starts_with(module)) continue;
@@ -157,8 +156,8 @@ std::string_view storage_of_dtype(Dtype dtype) {
 }
 
 StorageId storage_id(const PickleArena& arena, const PickleNode& persistent) {
-  const PickleNode& id = arena.nodes[persistent.items.at(0)];
-  const auto part = [&](std::size_t i) -> const PickleNode& { return arena.nodes[id.items[i]]; };
+  const PickleNode id = arena.node(persistent.items[0]);
+  const auto part = [&](std::size_t i) { return arena.node(id.items[i]); };
   if (id.tag != Tag::tuple || id.items.size() < 5 || id.items.size() > 6 ||
       part(0).text != "storage" || part(1).tag != Tag::global || part(2).tag != Tag::text) {
     throw Error(Kind::input, "pickle: a persistent id that names no storage");
@@ -171,11 +170,11 @@ StorageId storage_id(const PickleArena& arena, const PickleNode& persistent) {
   checked_product(storage.elements, storage.dtype ? bytes(*storage.dtype) : 1);
   storage.view_elements = storage.elements;
   if (id.items.size() == 6 && part(5).tag != Tag::none) {
-    const std::vector<NodeId>& view = part(5).items;
+    const std::span<const NodeId> view = part(5).items;
     if (part(5).tag != Tag::tuple || view.size() != 3)
       throw bad("a storage view that is no triple");
-    storage.view_offset = natural(arena.nodes[view[1]], "its storage view's offset");
-    storage.view_elements = natural(arena.nodes[view[2]], "its storage view's size");
+    storage.view_offset = natural(arena.node(view[1]), "its storage view's offset");
+    storage.view_elements = natural(arena.node(view[2]), "its storage view's size");
     if (checked_sum(storage.view_offset, storage.view_elements) > storage.elements) {
       throw bad("a view of storage \"" + std::string(storage.key) + "\" lies outside it");
     }
@@ -185,7 +184,8 @@ StorageId storage_id(const PickleArena& arena, const PickleNode& persistent) {
 
 std::map<std::string, StorageUse> storages_of(const PickleArena& arena, PickleBudget& budget) {
   std::map<std::string, StorageUse> storages;
-  for (const PickleNode& node : arena.nodes) {
+  for (NodeId i = 0; i < arena.size(); ++i) {
+    const PickleNode node = arena.node(i);
     if (node.tag != Tag::persistent) continue;
     const StorageId id = storage_id(arena, node);
     budget.charge(storage_cost + id.key.size());  // with the time to copy and to find it
@@ -201,28 +201,28 @@ std::map<std::string, StorageUse> storages_of(const PickleArena& arena, PickleBu
 }
 
 std::optional<PickledTensor> rebuilt_tensor(const PickleArena& arena, std::string_view callable,
-                                            const std::vector<NodeId>& arguments) {
+                                            std::span<const NodeId> arguments) {
   constexpr std::string_view utils = "torch._utils.";
   std::string_view name = callable;
-  const std::vector<NodeId>* values = &arguments;
+  std::span<const NodeId> values = arguments;
   for (int wrapper = 0; wrapper < max_wrappers; ++wrapper) {
-    if (name == "torch._tensor._rebuild_from_type_v2" && values->size() == 4) {
+    if (name == "torch._tensor._rebuild_from_type_v2" && values.size() == 4) {
       // (function, type, arguments, attributes)
-      name = arena.nodes[(*values)[0]].text;
-      values = &arena.nodes[(*values)[2]].items;
+      name = arena.node(values[0]).text;
+      values = arena.node(values[2]).items;
       continue;
     }
     if (!name.starts_with(utils)) return std::nullopt;
     const std::string_view function = name.substr(utils.size());
-    if (function == "_rebuild_tensor") return rebuild(arena, *values, 1);
-    if (function == "_rebuild_tensor_v2") return rebuild(arena, *values, 2);
-    if (function == "_rebuild_tensor_v3") return rebuild(arena, *values, 3);
-    if (!function.starts_with("_rebuild_parameter") || values->empty()) return std::nullopt;
-    const PickleNode& inner = arena.nodes[(*values)[0]];
+    if (function == "_rebuild_tensor") return rebuild(arena, values, 1);
+    if (function == "_rebuild_tensor_v2") return rebuild(arena, values, 2);
+    if (function == "_rebuild_tensor_v3") return rebuild(arena, values, 3);
+    if (!function.starts_with("_rebuild_parameter") || values.empty()) return std::nullopt;
+    const PickleNode inner = arena.node(values[0]);
     if (inner.tag != Tag::object) return std::nullopt;
-    const PickleObject& object = arena.objects[static_cast<std::size_t>(inner.integer)];
-    name = arena.nodes[object.callable].text;
-    values = &arena.nodes[object.arguments].items;
+    const PickleObject object = arena.object(inner);
+    name = arena.node(object.callable).text;
+    values = arena.node(object.arguments).items;
   }
   return std::nullopt;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,9 @@ std::optional<Dtype> dtype_of_storage(std::string_view class_name);
 /// The class to write for a dtype; empty where torch has none (_rebuild_tensor_v3 is used).
 std::string_view storage_of_dtype(Dtype dtype);
 
+/// The numbers of a tuple, a list or a torch.Size; Error(input) naming `what` when it is something
+/// else.
+std::vector<std::uint64_t> naturals(const PickleArena& arena, NodeId id, const char* what);
 /// Reads a persistent id; Error(input) when it names no storage.
 StorageId storage_id(const PickleArena& arena, const PickleNode& persistent);
 /// Every storage of a pickle by key; Error(input) when two ids disagree about one's size.
@@ -46,6 +50,6 @@ std::map<std::string, StorageUse> storages_of(const PickleArena& arena, PickleBu
 /// The tensor that callable(*arguments) makes, nothing when callable makes no tensor that we know;
 /// Error(input) naming what is wrong with it.
 std::optional<PickledTensor> rebuilt_tensor(const PickleArena& arena, std::string_view callable,
-                                            const std::vector<NodeId>& arguments);
+                                            std::span<const NodeId> arguments);
 
 }  // namespace reshard::formats

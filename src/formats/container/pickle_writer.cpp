@@ -1,20 +1,18 @@
 #include "formats/container/pickle_writer.hpp"
 
 #include <array>
-#include <bit>
 #include <cstdint>
 #include <limits>
 #include <string_view>
 
 #include "core/error.hpp"
 #include "core/shape.hpp"
+#include "formats/container/pickle_output.hpp"
 #include "formats/container/pickle_tensor.hpp"
 #include "formats/container/pickle_text.hpp"
 
 namespace reshard::formats {
 namespace {
-
-constexpr std::uint64_t max_text = 0xffffffff;
 
 /// A member of a tagged value; Error(input) naming tag and member when it is missing.
 const Json& member(const Json& value, const char* key) {
@@ -28,36 +26,30 @@ class Writer {
   explicit Writer(std::span<const TensorSpec> tensors) : tensors_(tensors) {}
 
   std::string write(const Json& json) {
-    out_ = "\x80\x02";
     value(json);
-    out_ += '.';
-    return std::move(out_);
+    return out_.take();
   }
 
  private:
-  void little_endian(std::uint64_t number, int width) {
-    for (int i = 0; i < width; ++i) out_ += static_cast<char>(number >> (8 * i));
-  }
-
   void value(const Json& json) {
     switch (json.type()) {
       case Json::value_t::null:
-        out_ += 'N';
+        out_.op('N');
         break;
       case Json::value_t::boolean:
-        out_ += json.get<bool>() ? '\x88' : '\x89';
+        out_.boolean(json.get<bool>());
         break;
       case Json::value_t::number_integer:
-        integer(json.get<std::int64_t>());
+        out_.integer(json.get<std::int64_t>());
         break;
       case Json::value_t::number_unsigned:
-        natural(json.get<std::uint64_t>());
+        out_.natural(json.get<std::uint64_t>());
         break;
       case Json::value_t::number_float:
-        real(json.get<double>());
+        out_.real(json.get<double>());
         break;
       case Json::value_t::string:
-        text(json.get_ref<const std::string&>());
+        out_.text(json.get_ref<const std::string&>());
         break;
       case Json::value_t::array:
         list(json);
@@ -70,111 +62,64 @@ class Writer {
     }
   }
 
-  void natural(std::uint64_t number) {
-    if (number <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-      return integer(static_cast<std::int64_t>(number));
-    }
-    out_ += "\x8a\x09";
-    little_endian(number, 8);
-    out_ += '\0';
-  }
-
-  void integer(std::int64_t number) {
-    const auto bits = static_cast<std::uint64_t>(number);
-    if (number >= 0 && number <= 0xff) {
-      out_ += 'K';
-      little_endian(bits, 1);
-    } else if (number >= 0 && number <= 0xffff) {
-      out_ += 'M';
-      little_endian(bits, 2);
-    } else if (number == static_cast<std::int32_t>(number)) {
-      out_ += 'J';
-      little_endian(bits, 4);
-    } else {
-      out_ += "\x8a\x08";
-      little_endian(bits, 8);
-    }
-  }
-
   void big_integer(const std::string& decimal) {
     const std::string bytes = integer_bytes(decimal);
-    out_ += '\x8a';
-    little_endian(bytes.size(), 1);
-    out_ += bytes;
-  }
-
-  void real(double number) {
-    const auto bits = std::bit_cast<std::uint64_t>(number);
-    out_ += 'G';
-    for (int shift = 56; shift >= 0; shift -= 8) out_ += static_cast<char>(bits >> shift);
+    out_.op('\x8a');
+    out_.little_endian(bytes.size(), 1);
+    out_.op(bytes);
   }
 
   void special_real(const std::string& name) {
-    if (name == "nan") return real(std::numeric_limits<double>::quiet_NaN());
-    if (name == "inf") return real(std::numeric_limits<double>::infinity());
-    if (name == "-inf") return real(-std::numeric_limits<double>::infinity());
+    if (name == "nan") return out_.real(std::numeric_limits<double>::quiet_NaN());
+    if (name == "inf") return out_.real(std::numeric_limits<double>::infinity());
+    if (name == "-inf") return out_.real(-std::numeric_limits<double>::infinity());
     throw Error(Kind::input, "float \"" + name + "\" cannot be written");
   }
 
-  void text(std::string_view utf8) {
-    if (utf8.size() > max_text) throw Error(Kind::input, "a text above 4 GiB cannot be written");
-    out_ += 'X';
-    little_endian(utf8.size(), 4);
-    out_ += utf8;
-  }
-
   void list(const Json& items) {
-    out_ += ']';
+    out_.op(']');
     if (items.empty()) return;
-    out_ += '(';
+    out_.op('(');
     for (const Json& item : items) value(item);
-    out_ += 'e';
+    out_.op('e');
   }
 
   void tuple(const Json& items) {
     constexpr std::array<char, 4> short_forms = {')', '\x85', '\x86', '\x87'};
     const bool is_short = items.size() < short_forms.size();
-    if (!is_short) out_ += '(';
+    if (!is_short) out_.op('(');
     for (const Json& item : items) value(item);
-    out_ += is_short ? short_forms[items.size()] : 't';
+    out_.op(is_short ? short_forms[items.size()] : 't');
   }
 
   void naturals(const std::vector<std::uint64_t>& numbers) { tuple(Json(numbers)); }
 
   void dict(const Json& members) {
-    out_ += '}';
+    out_.op('}');
     if (members.empty()) return;
-    out_ += '(';
+    out_.op('(');
     for (const auto& [key, item] : members.items()) {
-      text(key);
+      out_.text(key);
       value(item);
     }
-    out_ += 'u';
+    out_.op('u');
   }
 
   void pairs(const Json& json) {
     if (json.contains("class")) {
       global(json["class"].get_ref<const std::string&>());
-      out_ += ")R";
+      out_.op(")R");
     } else {
-      out_ += '}';
+      out_.op('}');
     }
     const Json& items = member(json, "items");
     if (items.empty()) return;
-    out_ += '(';
+    out_.op('(');
     for (const Json& pair : items) {
       value(pair.at(0));
       value(pair.at(1));
     }
-    out_ += 'u';
-  }
-
-  void global(std::string_view module, std::string_view name) {
-    out_ += 'c';
-    out_ += module;
-    out_ += '\n';
-    out_ += name;
-    out_ += '\n';
+    out_.op('u');
   }
 
   /// "builtins" is what Python 2, whose protocol this is, calls "__builtin__".
@@ -184,14 +129,14 @@ class Writer {
       throw Error(Kind::input, "global \"" + name + "\" cannot be written");
     }
     const std::string module = name.substr(0, dot);
-    global(module == "builtins" ? "__builtin__" : module, name.substr(dot + 1));
+    out_.global(module == "builtins" ? "__builtin__" : module, name.substr(dot + 1));
   }
 
   void bytes(const std::string& content) {
-    global("_codecs", "encode");
-    text(latin1_to_utf8(content));
-    text("latin1");
-    out_ += "\x86R";
+    out_.global("_codecs", "encode");
+    out_.text(latin1_to_utf8(content));
+    out_.text("latin1");
+    out_.op("\x86R");
   }
 
   void object(const Json& json) {
@@ -202,19 +147,19 @@ class Writer {
     const auto& class_name = member(json, "class").get_ref<const std::string&>();
     const Json& arguments = member(json, "args");
     if (json.contains("by")) {
-      global("__builtin__", "getattr");
+      out_.global("__builtin__", "getattr");
       global(class_name);
       value(arguments.at(0));
-      out_ += "\x86R";
+      out_.op("\x86R");
       return;
     }
     global(class_name);
     tuple(arguments);
     // a call without arguments may do what a loader forbids; making an empty instance may not
-    out_ += arguments.empty() ? '\x81' : 'R';
+    out_.op(arguments.empty() ? '\x81' : 'R');
     if (!json.contains("state")) return;
     value(json["state"]);
-    out_ += 'b';
+    out_.op('b');
   }
 
   void tagged(const Json& json) {
@@ -226,13 +171,14 @@ class Writer {
     if (tag == "global") return global(member(json, "name").get_ref<const std::string&>());
     if (tag == "int") return big_integer(member(json, "value").get_ref<const std::string&>());
     if (tag == "float") return special_real(member(json, "value").get_ref<const std::string&>());
-    if (tag == "str") return text(bytes_of_hex(member(json, "hex").get_ref<const std::string&>()));
+    if (tag == "str")
+      return out_.text(bytes_of_hex(member(json, "hex").get_ref<const std::string&>()));
     if (tag == "bytes")
       return bytes(bytes_of_hex(member(json, "hex").get_ref<const std::string&>()));
     if (tag == "set") {
-      global("__builtin__", "set");
+      out_.global("__builtin__", "set");
       list(member(json, "items"));
-      out_ += "\x85R";
+      out_.op("\x85R");
       return;
     }
     throw Error(Kind::input, "a value tagged " + tag.dump() + " cannot be written");
@@ -247,26 +193,27 @@ class Writer {
     const TensorSpec& spec = tensors_[index];
     const std::string_view storage = storage_of_dtype(spec.dtype);
     const std::uint64_t count = elements(spec.shape);
-    global("torch._utils", storage.empty() ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2");
-    out_ += "((";
-    text("storage");
-    storage.empty() ? global("torch.storage", "UntypedStorage") : global("torch", storage);
-    text(std::to_string(index));
-    text("cpu");
-    natural(storage.empty() ? checked_product(count, reshard::bytes(spec.dtype)) : count);
-    out_ += "tQ";
-    natural(0);
+    out_.global("torch._utils", storage.empty() ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2");
+    out_.op("((");
+    out_.text("storage");
+    storage.empty() ? out_.global("torch.storage", "UntypedStorage")
+                    : out_.global("torch", storage);
+    out_.text(std::to_string(index));
+    out_.text("cpu");
+    out_.natural(storage.empty() ? checked_product(count, reshard::bytes(spec.dtype)) : count);
+    out_.op("tQ");
+    out_.natural(0);
     naturals(spec.shape);
     naturals(row_major(spec.shape));
-    out_ += '\x89';
-    global("collections", "OrderedDict");
-    out_ += ")R";
-    if (storage.empty()) global("torch", torch_name(spec.dtype));
-    out_ += "tR";
+    out_.op('\x89');
+    out_.global("collections", "OrderedDict");
+    out_.op(")R");
+    if (storage.empty()) out_.global("torch", torch_name(spec.dtype));
+    out_.op("tR");
   }
 
   std::span<const TensorSpec> tensors_;
-  std::string out_;
+  PickleOutput out_;
 };
 
 }  // namespace

@@ -36,8 +36,16 @@ struct Directory {
   std::uint64_t offset = 0, bytes = 0, entries = 0;
 };
 
+/// Whether the very end is an end record without comment: torch and Python take it before others.
+bool ends_without_comment(std::string_view tail) {
+  return tail.size() >= end_size &&
+         tail.substr(tail.size() - end_size).starts_with(end_signature) &&
+         number(tail, tail.size() - 2, 2) == 0;
+}
+
 /// Position of the end record in the file's tail: the one whose comment ends with the file.
 std::uint64_t find_end(std::string_view tail) {
+  if (ends_without_comment(tail)) return tail.size() - end_size;
   std::uint64_t found = 0;
   int count = 0;
   for (std::size_t at = tail.find(end_signature); at != std::string_view::npos;
@@ -59,9 +67,13 @@ void require_same(std::uint64_t field, std::uint64_t wide, std::uint64_t sentine
 }
 
 Directory find_directory(const ByteSource& source) {
-  const std::uint64_t tail_size = std::min(source.size, end_size + max_comment);
-  const std::uint64_t tail_begin = source.size - tail_size;
-  const std::string tail = read_bytes(source, tail_begin, tail_size, "zip: end of the file");
+  const auto read_tail = [&](std::uint64_t most) {
+    const std::uint64_t size = std::min(source.size, most);
+    return read_bytes(source, source.size - size, size, "zip: end of the file");
+  };
+  std::string tail = read_tail(locator_size + end_size);  // all that most files need
+  if (!ends_without_comment(tail)) tail = read_tail(end_size + max_comment);
+  const std::uint64_t tail_begin = source.size - tail.size();
   const std::uint64_t at = find_end(tail);
   const std::string_view end = std::string_view(tail).substr(at, end_size);
   Directory directory{number(end, 16, 4), number(end, 12, 4), number(end, 10, 2)};

@@ -8,6 +8,7 @@
 #include "formats/dialect/hdf5.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/megatron.hpp"
+#include "formats/dialect/megatron_dist.hpp"
 #include "formats/dialect/megds.hpp"
 #include "formats/dialect/merak.hpp"
 
@@ -88,12 +89,14 @@ bool keeps_dtype(std::string_view role) {
 const std::vector<const Dialect*>& dialects() {
   static const HuggingFace safetensors(WeightFiles::safetensors), bin(WeightFiles::bin);
   static const Megatron megatron;
-  static const Merak merak;  // before Megatron, whose tracker and folders look alike
+  static const MegatronDist megatron_dist;  // before Megatron, whose tracker it shares
+  static const Merak merak;                 // before Megatron, whose tracker and folders look alike
   static const MegatronDeepSpeed megatron_deepspeed;
   static const DeepSpeed deepspeed;
   static const Hdf5 hdf5;
   static const std::vector<const Dialect*> all = {
-      &megatron_deepspeed, &deepspeed, &merak, &megatron, &safetensors, &bin, &hdf5};
+      &megatron_deepspeed, &deepspeed,   &megatron_dist, &merak,
+      &megatron,           &safetensors, &bin,           &hdf5};
   return all;
 }
 

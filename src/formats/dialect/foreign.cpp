@@ -58,6 +58,10 @@ std::string hint_of_folder(const fs::path& folder) {
     return folder.string() + " is the folder of one rank: pass the folder above, " +
            folder.parent_path().string();
   }
+  if (fs::exists(folder / "weights" / ".metadata")) {
+    return folder.string() + " keeps its weights one level down: pass " +
+           (folder / "weights").string();
+  }
   if (has("*.distcp") || has(".metadata")) return not_read(folder, "torch_dist", "megatron-dist");
   if (has("zero") && has("mp_rank_*_model_states.pt")) {
     return not_read(folder, "a universal checkpoint of DeepSpeed", "universal");

@@ -75,6 +75,19 @@ MegatronRows::MegatronRows(std::string_view table_name, const families::Record& 
       rows(table.rows, names_of(table, record, choices, parallelism, padded_vocab), model,
            repeat_last) {}
 
+void note_use(const MegatronRows& megatron, std::vector<StoredTensor>& tensors, TableUse& use) {
+  const families::Names names(megatron.rows.names());
+  for (StoredTensor& tensor : tensors) {
+    bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
+    for (const Placement& placement : tensor.placements) {
+      use.covered[placement.tensor] = true;
+      all_fit = all_fit &&
+                families::matches(megatron.table.add->roles, megatron.rows.role(placement.tensor));
+    }
+    if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
+  }
+}
+
 std::string TableUse::warning() const {
   std::string names;
   for (const std::string& name : unseen) names += (names.empty() ? "" : ", ") + name;
@@ -119,15 +132,7 @@ Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelis
       if (!row.seen) use.unseen.insert(row.name);
     }
   }
-  for (StoredTensor& tensor : shard.tensors) {
-    bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
-    for (const Placement& placement : tensor.placements) {
-      use.covered[placement.tensor] = true;
-      all_fit =
-          all_fit && families::matches(megatron.table.add->roles, rows.role(placement.tensor));
-    }
-    if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
-  }
+  note_use(megatron, shard.tensors, use);
   return shard;
 }
 

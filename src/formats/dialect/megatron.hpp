@@ -1,7 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <set>
+#include <string>
 
 #include "formats/dialect/dialect.hpp"
 #include "formats/dialect/rows.hpp"
@@ -54,14 +57,45 @@ struct TableUse {
   [[nodiscard]] std::string warning() const;
 };
 
+/// Gives tensors the constant that the table adds, and notes the canonical tensors that they hold.
+void note_use(const MegatronRows& rows, std::vector<StoredTensor>& tensors, TableUse& use);
+
 /// What the file of one rank stores, under "model." or "model0.", "model1.", ...; `use`
 /// is added to.
 Shard megatron_shard(const MegatronRows& rows, const Parallelism& parallelism, const FileRank& rank,
                      TableUse& use);
 
+/// Whether a folder is a unit of one format.
+using HoldsUnit = std::function<bool(const std::string& folder)>;
+/// The unit of Megatron that a path means: itself, or below it by the tracker or --from-iteration;
+/// it may lack what `holds` wants when the tracker names it. Error(incomplete) for units without
+/// tracker, Error(usage) for an iteration that the path is not.
+std::optional<std::string> megatron_unit(const SourceOptions& options, const HoldsUnit& holds);
+/// config.json (or --config) and the tokenizer files that lie in hf_config, as facts.
+void find_kept_files(const SourceOptions& options, Found& found);
+/// What the top of a file tells of the run: its keys, small values, and `args` as a plain object.
+Json run_facts(const Json& top, const std::string& name);
+
+/// What args tell of the run that wrote a source.
+struct SourceRun {
+  families::MegatronArguments arguments;
+  std::uint64_t padded_vocab = 0;  ///< rows of vocabulary that the files hold
+  std::uint64_t world = 1;
+};
+/// Reads the args of a file, `facts` as of run_facts; sets what the source has of found, and its
+/// args and degrees. Arguments in no table become warnings or, by --strict-args, problems.
+SourceRun read_run(const Found& found, const Json& facts, const std::string& where,
+                   const SourceOptions& options, Source& source, Problems& problems);
+/// Sets the source's family, record, choices and training state.
+void settle_run(const SourceOptions& options, SourceRun& run, Source& source);
+
 /// Files of one run say the same arguments, iteration and version; the folder's name too.
 void check_same_run(const families::ArgumentTable& table, const Found& found,
                     const std::vector<FileIndex>& indices, Problems& problems);
+
+/// The iteration in a file is that of the folder's name.
+void check_iteration(const Found& found, const Json& iteration, const std::string& where,
+                     Problems& problems);
 
 /// A file's args say which rank wrote it: that must be the rank of its name, `ranks` by path.
 void check_writers(const Parallelism& parallelism, std::uint64_t world,
@@ -75,6 +109,10 @@ void check_keys(const Json& top, const std::string& name);
 
 /// A checksum of what lies in a few places of a file: enough to tell two ranks' files apart.
 std::uint32_t content_of(const File& file);
+
+/// The parallel linear layer whose weight a tensor is, "" for others: these ask for `_extra_state`
+/// beside it when they load strictly (megatron.md sections 2.9, 7.1).
+std::string_view linear_layer(std::string_view name);
 
 /// A text that is one number and nothing else.
 std::optional<std::uint64_t> whole_number(std::string_view text);

@@ -46,6 +46,16 @@ void check_contents(const std::vector<FileIndex>& indices, Problems& problems) {
 
 }  // namespace
 
+void check_iteration(const Found& found, const Json& iteration, const std::string& where,
+                     Problems& problems) {
+  const std::size_t slash = found.unit.find_last_of('/');
+  const std::string folder = found.unit.substr(slash == std::string::npos ? 0 : slash + 1);
+  if (folder.starts_with("iter_") && iteration.is_number_integer() &&
+      whole_number(std::string_view(folder).substr(5)) != iteration.get<std::uint64_t>()) {
+    problems.add(where + ": iteration is " + iteration.dump() + ", but its folder is " + folder);
+  }
+}
+
 void check_same_run(const families::ArgumentTable& table, const Found& found,
                     const std::vector<FileIndex>& indices, Problems& problems) {
   const FileIndex& first = indices.front();
@@ -64,14 +74,7 @@ void check_same_run(const families::ArgumentTable& table, const Found& found,
       check(index, name, index.facts.value(name, Json()), first.facts.value(name, Json()));
     }
   }
-  const std::size_t slash = found.unit.find_last_of('/');
-  const std::string folder = found.unit.substr(slash == std::string::npos ? 0 : slash + 1);
-  const Json iteration = first.facts.value("iteration", Json());
-  if (folder.starts_with("iter_") && iteration.is_number_integer() &&
-      whole_number(std::string_view(folder).substr(5)) != iteration.get<std::uint64_t>()) {
-    problems.add(first.path + ": iteration is " + iteration.dump() + ", but its folder is " +
-                 folder);
-  }
+  check_iteration(found, first.facts.value("iteration", Json()), first.path, problems);
 }
 
 void check_writers(const Parallelism& parallelism, std::uint64_t world,

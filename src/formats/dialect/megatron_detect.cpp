@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view tracker_name = "latest_checkpointed_iteration.txt";
 constexpr std::string_view model_file = "model_optim_rng.pt", optimizer_file = "distrib_optim.pt";
 
-bool has_rank_folders(const fs::path& folder) {
+bool has_rank_folders(const std::string& folder) {
   if (!fs::is_directory(folder)) return false;
   for (const auto& entry : fs::directory_iterator(folder)) {
     // DeepSpeed has files of such names.
@@ -40,16 +40,17 @@ std::string read_tracker(const fs::path& path) {
 }
 
 /// The unit below a root, by the tracker or the user's word.
-std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options) {
+std::optional<fs::path> unit_below(const fs::path& root, const SourceOptions& options,
+                                   const HoldsUnit& holds) {
   const fs::path tracker = root / tracker_name;
   require_file(tracker.string());
   if (!fs::exists(tracker)) {
     // Naming the iteration is as explicit as naming its folder.
-    if (options.iteration && has_rank_folders(root / iteration_folder(*options.iteration))) {
+    if (options.iteration && holds((root / iteration_folder(*options.iteration)).string())) {
       return root / iteration_folder(*options.iteration);
     }
     for (const auto& entry : fs::directory_iterator(root)) {
-      if (entry.path().filename().string().starts_with("iter_") && has_rank_folders(entry.path())) {
+      if (entry.path().filename().string().starts_with("iter_") && holds(entry.path().string())) {
         throw Error(
             Kind::incomplete,
             root.string() + ": has " + entry.path().filename().string() + " but no " +
@@ -100,21 +101,53 @@ std::uint32_t content_of(const File& file) {
   return crc;
 }
 
-std::optional<Found> Megatron::detect(const SourceOptions& options) const {
+std::optional<std::string> megatron_unit(const SourceOptions& options, const HoldsUnit& holds) {
   const fs::path path(options.path);
   if (!fs::is_directory(path)) return std::nullopt;
-  std::optional<fs::path> unit = path;
-  if (!has_rank_folders(path)) {
-    unit = unit_below(path, options);
-  } else if (options.iteration && path.filename() != iteration_folder(*options.iteration)) {
+  if (!holds(options.path)) {
+    const std::optional<fs::path> unit = unit_below(path, options, holds);
+    return unit ? std::optional(unit->string()) : std::nullopt;
+  }
+  if (options.iteration && path.filename() != iteration_folder(*options.iteration)) {
     throw Error(Kind::usage, "--from-iteration " + std::to_string(*options.iteration) + ": " +
                                  path.string() + " is one iteration already");
   }
-  if (!unit || fs::exists(*unit / ".metadata")) return std::nullopt;
-  if (!has_rank_folders(*unit)) {
-    throw Error(Kind::input, unit->string() + ": has no folder mp_rank_*");
+  return options.path;
+}
+
+void find_kept_files(const SourceOptions& options, Found& found) {
+  const fs::path kept = fs::path(found.unit) / hf_config_folder;
+  const std::string config =
+      options.config.empty() ? (kept / "config.json").string() : options.config;
+  if (!options.config.empty() && !fs::exists(config)) {
+    throw Error(Kind::input, config + ": does not exist");
   }
-  Found found{std::string(name()), unit->string(), {}, Json::object()};
+  found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
+  found.facts["companions"] =
+      to_json(companions_in(options.tokenizer.empty() ? kept.string() : options.tokenizer));
+}
+
+Json run_facts(const Json& top, const std::string& name) {
+  Json facts = Json::object();
+  facts["keys"] = Json::array();
+  check_keys(top, name);
+  for (const auto& [key, value] : top.items()) {
+    facts["keys"].push_back(key);
+    const bool small = value.is_primitive() && !value.is_string();
+    if (small) facts[key] = value;
+  }
+  if (!top.contains("args")) return facts;
+  const Json& args = top.at("args");
+  facts["args"] = args.contains("state") ? args.at("state") : args;
+  if (!facts["args"].is_object()) throw Error(Kind::input, name + ": args is not a Namespace");
+  return facts;
+}
+
+std::optional<Found> Megatron::detect(const SourceOptions& options) const {
+  const std::optional<std::string> unit = megatron_unit(options, has_rank_folders);
+  if (!unit || fs::exists(fs::path(*unit) / ".metadata")) return std::nullopt;
+  if (!has_rank_folders(*unit)) throw Error(Kind::input, *unit + ": has no folder mp_rank_*");
+  Found found{std::string(name()), *unit, {}, Json::object()};
   Json others = Json::array();
   for (const auto& entry : fs::directory_iterator(*unit)) {
     const std::string folder = entry.path().filename().string();
@@ -134,18 +167,10 @@ std::optional<Found> Megatron::detect(const SourceOptions& options) const {
   std::sort(found.optimizer.begin(), found.optimizer.end(),
             [](const SourceFile& a, const SourceFile& b) { return a.path < b.path; });
   if (found.files.empty()) {
-    throw Error(Kind::input, unit->string() + ": no mp_rank_*/" + std::string(model_file));
+    throw Error(Kind::input, *unit + ": no mp_rank_*/" + std::string(model_file));
   }
-  const fs::path kept = *unit / hf_config_folder;
-  const std::string config =
-      options.config.empty() ? (kept / "config.json").string() : options.config;
   found.facts["others"] = std::move(others);
-  found.facts["config"] = fs::exists(config) ? read_json(config) : Json();
-  if (!options.config.empty() && !fs::exists(config)) {
-    throw Error(Kind::input, config + ": does not exist");
-  }
-  found.facts["companions"] =
-      to_json(companions_in(options.tokenizer.empty() ? kept.string() : options.tokenizer));
+  find_kept_files(options, found);
   return found;
 }
 
@@ -155,17 +180,7 @@ FileIndex Megatron::index(const Found& found, const std::string& name) const {
   if (!index.facts.is_object() || !index.facts.contains("args")) {
     throw Error(Kind::input, name + ": not a Megatron checkpoint: no 'args' at the top");
   }
-  Json facts = Json::object();
-  facts["keys"] = Json::array();
-  check_keys(index.facts, name);
-  for (const auto& [key, value] : index.facts.items()) {
-    facts["keys"].push_back(key);
-    const bool small = value.is_primitive() && !value.is_string();
-    if (small) facts[key] = value;
-  }
-  const Json& args = index.facts.at("args");
-  facts["args"] = args.contains("state") ? args.at("state") : args;
-  if (!facts["args"].is_object()) throw Error(Kind::input, name + ": args is not a Namespace");
+  Json facts = run_facts(index.facts, name);
   facts["content"] = content_of(file);
   index.facts = std::move(facts);
   std::erase_if(index.tensors, [](const TensorEntry& entry) {

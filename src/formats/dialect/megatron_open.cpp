@@ -31,28 +31,6 @@ std::map<std::string, std::uint64_t> layers_of_chunks(const FileIndex& index) {
   return layers;
 }
 
-/// Reads degrees and holds them against the files that are there.
-Parallelism read_degrees(const Json& degrees) {
-  constexpr std::int64_t most = 65536;
-  const auto degree = [&](const char* name) {
-    const Json value = degrees.value(name, Json(1));
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 1 || value > most) {
-      throw Error(Kind::input, std::string("args: ") + name + " is " + value.dump() +
-                                   ", wanted 1 to " + std::to_string(most));
-    }
-    return value.get<std::uint64_t>();
-  };
-  Parallelism parallelism;
-  parallelism.tp = degree("tp");
-  parallelism.pp = degree("pp");
-  parallelism.vpp = degree("vpp");
-  parallelism.ep = degree("ep");
-  parallelism.etp = degree("etp");
-  parallelism.cp = degree("cp");
-  parallelism.dp = degree("dp");
-  return parallelism;
-}
-
 /// The files by the rank that their folder's name says, checked against the degrees' grid.
 std::map<std::string, FileRank> ranks_of_files(const Parallelism& parallelism, std::uint64_t world,
                                                const std::vector<FileIndex>& indices,
@@ -78,47 +56,6 @@ std::map<std::string, FileRank> ranks_of_files(const Parallelism& parallelism, s
     problems.add(path + ": missing, wanted by " + degrees);
   }
   return found;
-}
-
-/// Rows of the true vocabulary: by the user, by the config.json that came from Hugging Face, by
-/// args, which tell them for Megatron's own kind of tokenizer only.
-void settle_vocabulary(const SourceOptions& options, const Json& args, std::uint64_t padded,
-                       families::Record& record, Source& source) {
-  const auto told = record.at("vocab").get<std::uint64_t>();  // all rows when args do not tell
-  const Json size = args.value("vocab_size", Json());
-  const bool all_told = size.is_number_integer() && (size == padded || size == padded - 1);
-  if (options.vocab_size) {
-    if (*options.vocab_size > padded) {
-      throw Error(Kind::usage, "--vocab-size " + std::to_string(*options.vocab_size) +
-                                   ": the files have " + std::to_string(padded) + " rows");
-    }
-    if (*options.vocab_size < told && (told < padded || all_told)) {
-      source.warnings.push_back("--vocab-size " + std::to_string(*options.vocab_size) +
-                                " leaves out " + std::to_string(told - *options.vocab_size) +
-                                " rows that args call vocabulary");
-    }
-    record["vocab"] = *options.vocab_size;
-    return;
-  }
-  const std::uint64_t multiple = checked_product(
-      args.value("make_vocab_size_divisible_by", std::uint64_t{128}), source.parallelism.tp);
-  if (told < padded && padded - told >= multiple) {
-    throw Error(Kind::input, "args.vocab_size " + size.dump() +
-                                 " would be padded to a multiple of " + std::to_string(multiple) +
-                                 ", but the files have " + std::to_string(padded) +
-                                 " rows: --vocab-size says how many count");
-  }
-  const Json kept = source.config.is_object() ? source.config.value("vocab_size", Json()) : Json();
-  if (kept.is_number_integer() && kept > 0 && kept <= padded) {
-    if (kept != told && told < padded) {
-      throw Error(Kind::input, "config.json says vocab_size " + kept.dump() + ", args " +
-                                   std::to_string(told) + ": --vocab-size says which is right");
-    }
-    record["vocab"] = kept;
-  } else if (told == padded && !all_told) {
-    source.warnings.push_back("nothing tells the true vocabulary: all " + std::to_string(padded) +
-                              " rows are kept; --vocab-size says otherwise");
-  }
 }
 
 /// Counts the layers in the files, chunk by chunk; that is right for every way to split stages
@@ -175,36 +112,16 @@ std::string spelled(const families::DialectTable& table, std::string name) {
 
 Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
                       const SourceOptions& options, Problems& problems) const {
-  const families::ArgumentTable table = families::load_arguments("megatron");
-  check_same_run(table, found, indices, problems);
+  check_same_run(families::load_arguments("megatron"), found, indices, problems);
   Source source;
-  source.found = found;
-  source.config = found.facts.at("config");
-  source.companions = companions_from_json(found.facts.at("companions"));
-  source.args = indices.front().facts.at("args");
-  families::MegatronArguments arguments = with_context(indices.front().path, [&] {
-    return families::read_arguments(table, source.args, indices.front().facts);
-  });
-  for (const std::string& unknown : arguments.unknown) {
-    const std::string text = "args." + unknown + " is in no table of reshard";
-    if (options.strict_args) {
-      problems.add(text + ": refused by --strict-args");
-    } else {
-      source.warnings.push_back(text);
-    }
-  }
-  const std::uint64_t padded = arguments.degrees.at("padded_vocab").get<std::uint64_t>();
-  source.parallelism = read_degrees(arguments.degrees);
-  const auto world = arguments.degrees.value("world", std::uint64_t{1});
+  const FileIndex& first = indices.front();
+  SourceRun run = read_run(found, first.facts, first.path, options, source, problems);
+  const std::uint64_t padded = run.padded_vocab, world = run.world;
   source.ranks = ranks_of_files(source.parallelism, world, indices, problems);
   const std::map<std::string, FileRank>& ranks = source.ranks;
   check_writers(source.parallelism, world, indices, ranks, source, problems);
   problems.raise();
-  settle_vocabulary(options, source.args, padded, arguments.record, source);
-  settle_record(table, options, arguments, source);
-  source.function_args = families::function_arguments(table, source.args);
-  source.choices = arguments.choices;
-  source.training = arguments.training;
+  settle_run(options, run, source);
   read_stages(indices, ranks, source.record.at("layers").get<std::uint64_t>(), source, problems);
   problems.raise();  // what follows would repeat it tensor by tensor
 
@@ -251,10 +168,12 @@ Source Megatron::open(const Found& found, const std::vector<FileIndex>& indices,
     problems.add(role + ": Megatron's format has no tensor for it");
   }
   settle_dtypes(source, problems);
-  source.dropped = dropped_buffers(rows.table.ignored, indices,
-                                   [&](const std::string& pattern, const std::string& seen) {
-                                     return families::matches(pattern, spelled(rows.table, seen));
-                                   });
+  for (std::string& buffer : dropped_buffers(
+           rows.table.ignored, indices, [&](const std::string&pattern, const std::string&seen) {
+             return families::matches(pattern, spelled(rows.table, seen));
+           })) {
+    source.dropped.push_back(std::move(buffer));
+  }
   for (const Json& key : indices.front().facts.at("keys")) {
     const auto name = key.get<std::string>();
     for (const char* other :

@@ -234,7 +234,10 @@ Source MegatronDeepSpeed::open(const Found& found, const std::vector<FileIndex>&
   source.config = found.facts.at("config");
   source.companions = companions_from_json(found.facts.at("companions"));
   source.args = first.facts.at("args");
-  source.found.facts["lr_scheduler"] = first.facts.value("lr_scheduler", Json());
+  drop_tensors(source.args, "args", source.dropped);
+  Json beside = {{"lr_scheduler", first.facts.value("lr_scheduler", Json())}};
+  drop_tensors(beside, first.path, source.dropped);
+  source.found.facts["lr_scheduler"] = beside.value("lr_scheduler", Json());
   check_models(table, files, source, problems);
   families::MegatronArguments arguments =
       with_context(first.path, [&] { return families::read_arguments(table, args, first.facts); });

@@ -56,6 +56,7 @@ Json to_json(const TargetOptions& o) {
                         {"--max-shard-size", given(o.max_shard_bytes)},
                         {"--transformer-impl", given(o.transformer_impl)},
                         {"--megatron-names", given(o.megatron_names)},
+                        {"--dist-files", given(o.dist_files)},
                         {"--iteration", given(o.iteration)},
                         {"--for-release", given(o.for_release)},
                         {"--mds-qkv-layout", given(o.mds_qkv_layout)},
@@ -84,8 +85,10 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
     std::string_view dialects;  ///< that can follow it
     const char* instead = "";   ///< what the others have
   };
-  constexpr std::string_view mega = "megatron", megads = "megatron-deepspeed", merak = "merak";
-  constexpr std::string_view layered = "megatron, megatron-deepspeed, merak";
+  constexpr std::string_view torch = "megatron", dist = "megatron-dist",
+                             mega = "megatron, megatron-dist", megads = "megatron-deepspeed",
+                             merak = "merak";
+  constexpr std::string_view layered = "megatron, megatron-dist, megatron-deepspeed, merak";
   constexpr Row rows[] = {{"--tp", layered},
                           {"--pp", layered},
                           {"--vpp", mega},
@@ -95,7 +98,8 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
                           {"--vocab-multiple", layered},
                           {"--vocab-fill", layered},
                           {"--transformer-impl", mega},
-                          {"--megatron-names", mega},
+                          {"--megatron-names", torch},
+                          {"--dist-files", dist},
                           {"--iteration", layered},
                           {"--max-shard-size", "hf, hf-bin"},
                           {"--mds-qkv-layout", megads},

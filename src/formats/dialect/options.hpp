@@ -46,8 +46,9 @@ struct TargetOptions {
   bool for_release = false;                      ///< folder `release`, counters reset
   std::string mds_qkv_layout;  ///< of a source that has none: "grouped", "blocked"; empty: grouped
   std::string lineage;         ///< Megatron-DeepSpeed: "bigscience", "deepspeed"; empty: source's
-  bool no_pipeline_files = false;  ///< Megatron-DeepSpeed: the model in mp_rank files
-  std::string merak_era;           ///< "1", "1-flat", "2"; empty: the source's, else the default
+  std::optional<std::uint64_t> dist_files;  ///< torch_dist: files of a rank; default: 1
+  bool no_pipeline_files = false;           ///< Megatron-DeepSpeed: the model in mp_rank files
+  std::string merak_era;  ///< "1", "1-flat", "2"; empty: the source's, else the default
   std::string merak_default_era = "2";
   std::string vocab_parallel;    ///< "yes", "no"; empty: the source's, yes in era 1
   std::string partition_method;  ///< "uniform", "uniform_floor", "custom"; empty: era's

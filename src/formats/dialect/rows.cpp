@@ -90,6 +90,11 @@ FactorBlock Rows::block(const families::Row& row, std::string_view factor, std::
   return {rank * whole / ranks, (rank + 1) * whole / ranks};
 }
 
+Lowered Rows::lowered(std::size_t number) const {
+  const families::Row& row = rows_[number];
+  return layouts_[number].lower([&](std::string_view factor) { return size(row, factor); });
+}
+
 StoredTensor Rows::stored(std::size_t number, std::string name, Indices indices,
                           const Blocks& blocks) const {
   const families::Row& row = rows_[number];

@@ -32,6 +32,8 @@ class Rows {
   /// The stored tensor of a row, each factor restricted to its block.
   [[nodiscard]] StoredTensor stored(std::size_t row, std::string name, Indices indices,
                                     const Blocks& blocks) const;
+  /// A row's layout for the whole model.
+  [[nodiscard]] Lowered lowered(std::size_t row) const;
   /// Size of a factor as the row stores it (padded where the row pads it).
   [[nodiscard]] std::uint64_t size(const families::Row& row, std::string_view factor) const;
   /// One of `ranks` equal parts of a factor; Error(input) when there are none.

@@ -55,6 +55,14 @@ std::string first_few(const std::vector<std::string>& names) {
   return text;
 }
 
+/// Whether a tensor or its storage is in a value, in the notation of pickle.hpp.
+bool holds_tensor(const Json& value) {
+  if (!value.is_structured()) return false;
+  const Json tag = value.is_object() ? value.value("!", Json()) : Json();
+  if (tag == "tensor" || tag == "storage") return true;
+  return std::any_of(value.begin(), value.end(), holds_tensor);
+}
+
 }  // namespace
 
 void Problems::add(std::string text) {
@@ -202,6 +210,18 @@ std::vector<std::string> dropped_buffers(
                     ", no weights but buffers that the model makes itself");
   }
   return lines;
+}
+
+void drop_tensors(Json& args, const std::string& name, std::vector<std::string>& dropped) {
+  if (!args.is_object()) return;
+  for (auto member = args.begin(); member != args.end();) {
+    if (!holds_tensor(member.value())) {
+      ++member;
+      continue;
+    }
+    dropped.push_back(name + "." + member.key() + ", in which is a tensor");
+    member = args.erase(member);
+  }
 }
 
 void settle_dtypes(Source& source, Problems& problems) {

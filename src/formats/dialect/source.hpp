@@ -104,6 +104,10 @@ std::vector<std::string> dropped_buffers(
     const std::vector<std::string>& patterns, const std::vector<FileIndex>& indices,
     const std::function<bool(const std::string&, const std::string&)>& fits);
 
+/// Leaves out the members of args, or of what lies beside them under a name, that have a tensor in
+/// them: no argument that the tables know does, and the targets have no place for its data.
+void drop_tensors(Json& args, const std::string& name, std::vector<std::string>& dropped);
+
 /// After all shards: sets `dtypes` and `adds`; every stored copy of a tensor must have one dtype.
 void settle_dtypes(Source& source, Problems& problems);
 

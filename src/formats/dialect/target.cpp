@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/error.hpp"
+#include "formats/container/dcp_layout.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_layout.hpp"
 
@@ -25,6 +26,10 @@ TorchFileSpec torch_spec(const FileDescription& file) {
 
 FileLayout::Copy copy_of(const FileDescription& file) {
   return {0, file.copied_bytes, file.copied_from, file.copied_offset};
+}
+
+DcpFileSpec dcp_spec(const FileDescription& file) {
+  return {file.content, specs_of(file)};
 }
 
 }  // namespace
@@ -75,6 +80,8 @@ FileLayout layout_of(const FileDescription& file) {
       case FileDescription::Container::hdf5:
         return file.is_filtered() ? hdf5_filtered_layout(hdf5_spec(file), file.packing)
                                   : hdf5_layout(hdf5_spec(file));
+      case FileDescription::Container::dcp:
+        return dcp_layout(dcp_spec(file));
       case FileDescription::Container::copy:
         return FileLayout{file.copied_bytes, {}, {}, {copy_of(file)}};
       case FileDescription::Container::plain:
@@ -94,9 +101,15 @@ std::vector<std::uint32_t> contents_of(const StoredTensor& tensor) {
   return contents;
 }
 
+bool has_crcs(const FileDescription& file) {
+  return file.container == FileDescription::Container::torch ||
+         file.container == FileDescription::Container::dcp;
+}
+
 std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const FileLayout& layout,
                                             const TensorSums& sums) {
   using Container = FileDescription::Container;
+  if (file.container == Container::dcp) return dcp_trailer(dcp_spec(file), sums.crcs);
   if (file.container == Container::torch) return torch_trailer(torch_spec(file), sums.crcs);
   const bool has_digests = !sums.digests.empty() && !file.is_filtered();
   if (file.container != Container::hdf5 || !has_digests) return {};

@@ -15,17 +15,18 @@
 
 namespace reshard::formats {
 
-/// A file of the target before it has bytes: stored tensors and all else in it.
+/// A file of the target before it has bytes: stored tensors and all else in it. Of a dcp file each
+/// tensor is an item.
 struct FileDescription {
-  enum class Container { safetensors, torch, hdf5, plain, copy };
+  enum class Container { safetensors, torch, dcp, hdf5, plain, copy };
 
   std::string path;  ///< relative to the unit of publication
   Container container = Container::plain;
   std::vector<StoredTensor> tensors;
   Json value;  ///< safetensors: its metadata; torch: the tree, see torch_layout.hpp; hdf5: the
                ///< root's `attributes` and, by tensor, lists of `roles`
-  std::string content;                 ///< plain: all of it
-  std::string copied_from;             ///< copy: the file whose bytes these are
+  std::string content;      ///< plain: all of it; dcp: the items without tensors, at its begin
+  std::string copied_from;  ///< copy: the file whose bytes these are
   std::uint64_t copied_bytes = 0;      ///< how many
   std::uint64_t copied_offset = 0;     ///< of the first
   std::vector<FileDescription> inner;  ///< hdf5: plain files and copies that travel in it
@@ -61,13 +62,15 @@ FileLayout layout_of(const FileDescription& file);
 /// The canonical tensors that a stored tensor has elements of, each once, in the order of its
 /// placements.
 std::vector<std::uint32_t> contents_of(const StoredTensor& tensor);
+/// Whether the file has bytes that need the CRCs of its tensors.
+bool has_crcs(const FileDescription& file);
 /// Sums over the described tensors of one file.
 struct TensorSums {
   std::vector<std::uint32_t> crcs;
   std::vector<std::vector<Digest>> digests;  ///< by tensor: of each of contents_of; empty: unknown
 };
-/// Bytes that need such sums, ascending; none unless it is a torch or a contiguous HDF5 file. They
-/// lie over what its layout has there.
+/// Bytes that need such sums, ascending; none unless it is a torch, dcp or contiguous HDF5 file.
+/// They lie over what its layout has there.
 std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const FileLayout& layout,
                                             const TensorSums& sums);
 
