@@ -57,6 +57,8 @@ struct TargetOptions {
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
   std::string hdf5_names;       ///< "hf", "canonical"; empty: hf
+  std::string hdf5_filter;      ///< "deflate", ..., of datasets; empty, "none": contiguous
+  std::optional<std::uint64_t> hdf5_chunk_bytes;  ///< of those with a filter; default: 1 MiB
 };
 
 /// What the user said, flag -> value, without paths of the checkpoint itself.
