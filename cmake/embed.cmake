@@ -11,3 +11,14 @@ function(reshard_embed target folder)
     DEPENDS ${inputs} ${PROJECT_SOURCE_DIR}/cmake/embed_files.cmake VERBATIM)
   target_sources(${target} PRIVATE ${generated})
 endfunction()
+
+# reshard_embed_script(TARGET FILE): compiles FILE into TARGET as reshard::submit::embedded_script().
+function(reshard_embed_script target file)
+  set(generated ${CMAKE_CURRENT_BINARY_DIR}/${target}_script.cpp)
+  add_custom_command(
+    OUTPUT ${generated}
+    COMMAND ${CMAKE_COMMAND} -DFILE=${file} -DOUTPUT=${generated}
+            -P ${PROJECT_SOURCE_DIR}/cmake/embed_script.cmake
+    DEPENDS ${file} ${PROJECT_SOURCE_DIR}/cmake/embed_script.cmake VERBATIM)
+  target_sources(${target} PRIVATE ${generated})
+endfunction()

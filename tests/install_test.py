@@ -65,10 +65,22 @@ def faults_of_links(folder, checkpoint):
         ("convert_merak_gpt2_checkpoint", ["--load_path", checkpoint], "--convert_type"),
         ("deepspeed_to_transformers", ["--input_folder", checkpoint], "DST is required"),
         ("deepspeed_to_megatron", ["--input_folder", checkpoint], "DST is required"),
+        ("convert_megatron_to_hf", ["--train_logs_dir_or_path", "none"], "--save-checkpoints-dir"),
+        ("converter", ["--train_logs_dir_or_path", "none"], "--save-checkpoints-dir"),
     ):
         done = subprocess.run([folder / name, *words], capture_output=True, text=True)
         if wanted not in done.stdout + done.stderr:
             yield f"{name}: exit {done.returncode}, lacks {wanted}: {done.stderr}"
+
+
+def faults_of_scripts(folder):
+    """What Slurm's users need is there, and the epilogue finds the installed program by itself."""
+    for name in ("convert.sbatch.in", "convert.sbatch", "array.sbatch", "epilogue.sh", "reshard.def", "README.md"):
+        if not (folder / name).is_file():
+            yield f"{folder / name}: not installed"
+    done = subprocess.run([folder / "epilogue.sh", "--exit-status", "4", "none"], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "1"})
+    if done.returncode != 4 or "--save-checkpoints-dir" not in done.stderr:
+        yield f"epilogue.sh: exit {done.returncode}, {done.stderr}"
 
 
 def main(cmake, build, prefix, folder, checkpoint):
@@ -79,6 +91,7 @@ def main(cmake, build, prefix, folder, checkpoint):
     (module,) = prefix.rglob("libreshard_aten.so")
     faults = [*faults_of_libraries(binary, module, folder)]
     faults += faults_of_links(prefix / "libexec" / "reshard", checkpoint)
+    faults += faults_of_scripts(prefix / "share" / "reshard" / "slurm")
     faults += faults_of_cast(binary, module, checkpoint, prefix / "converted")
     print(*faults, sep="\n")
     return 1 if faults else 0

@@ -9,7 +9,7 @@ import sys
 
 # A folder includes only itself and what stands to its left; aten, a module of its own that is
 # loaded at run time, takes its one function's type from core.
-ORDER = ("core", "families", "formats", "mpi", "app")
+ORDER = ("core", "families", "formats", "logs", "mpi", "submit", "app")
 MODULE = "aten"
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"", re.DOTALL)

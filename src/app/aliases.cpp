@@ -20,7 +20,9 @@ constexpr std::array scripts = {
     Script{"deepspeed_to_megatron", "convert", "megatron"},
     Script{"convert_merak_gpt2_checkpoint", "convert", ""},
     Script{"inspect_checkpoint", "inspect", ""},
-    Script{"inspect_deepspeed_checkpoint", "inspect", ""}};
+    Script{"inspect_deepspeed_checkpoint", "inspect", ""},
+    Script{"convert_megatron_to_hf", "submit", ""},
+    Script{"converter", "submit", ""}};
 
 /// An option of the scripts: what it became, "SRC" and "DST" being the words without option.
 struct Alias {
@@ -136,6 +138,8 @@ void add_defaults(const std::string& script, const std::string& to, CommandLine&
     }
   }
   if (to == "megatron" && script == "deepspeed_to_megatron") add("--megatron-names", "legacy");
+  const Script* row = find_row(scripts, &Script::name, script);
+  if (row != nullptr && row->command == "submit") add("--layout", "original");
   if (to == "merak" && script == "deepspeed_to_transformers") {
     line.notes.emplace_back(
         "writes Merak, as the older script of this name did; --convert_type transformers writes "

@@ -5,8 +5,8 @@
 namespace reshard::app {
 
 std::vector<Command> add_commands(CLI::App& app) {
-  return {add_convert(app), add_inspect(app), add_compare(app),
-          add_verify(app),  add_plan(app),    add_sample(app)};
+  return {add_convert(app), add_inspect(app), add_compare(app), add_verify(app),
+          add_plan(app),    add_sample(app),  add_submit(app)};
 }
 
 std::string version() {

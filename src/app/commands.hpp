@@ -22,6 +22,7 @@ Command add_inspect(CLI::App& app);
 Command add_compare(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_sample(CLI::App& app);
+Command add_submit(CLI::App& app);
 
 /// All of them.
 std::vector<Command> add_commands(CLI::App& app);

@@ -73,10 +73,35 @@ int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
   }
 }
 
+/// The same where MPI would end the process before anything could be said: srun started many tasks
+/// and no interface between them.
+bool is_started_without_interface() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks == nullptr || std::atoi(tasks) <= 1) return false;
+  for (const char* name : {"PMIX_RANK", "PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_RANK"}) {
+    if (std::getenv(name) != nullptr) return false;
+  }
+  return true;
+}
+
+int refuse_start(bool json) {
+  const char* rank = std::getenv("SLURM_PROCID");
+  if (rank == nullptr || std::atoi(rank) == 0) {
+    reshard::app::report_failure(
+        Error(Kind::usage,
+              std::string("SLURM_STEP_NUM_TASKS is ") + std::getenv("SLURM_STEP_NUM_TASKS") +
+                  ", but srun gives MPI nothing that brings tasks together: start with srun "
+                  "--mpi=pmix"),
+        json);
+  }
+  return static_cast<int>(Kind::usage);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
+  if (is_started_without_interface()) return refuse_start(json);
   reshard::mpi::Environment environment(argc, argv);
   const reshard::mpi::Comm world(MPI_COMM_WORLD);
   return run(argc, argv, world, json);

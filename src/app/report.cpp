@@ -40,7 +40,42 @@ std::string dumped(const Json& json) {
   return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
 }
 
-Json json_of(const mpi::ConvertReport& r) {
+std::string text_of(const mpi::ConvertReport& r) {
+  double seconds = 0;
+  std::string phases;
+  for (const auto& phase : r.phases) {
+    seconds += phase.seconds;
+    phases += (phases.empty() ? "" : ", ") + phase.name + " " + fixed(phase.seconds, 2) + " s";
+  }
+  std::string text;
+  text += lines_of("warning: ", r.warnings) + lines_of("dropped: ", r.dropped);
+  text += r.family + " from " + r.from + " (" + layout_text(r.source_parallelism) + ") to " + r.to +
+          " (" + layout_text(r.target_parallelism) + "): " + std::to_string(r.tensors) +
+          " tensors, " + human_bytes(r.target_bytes) + " in " + fixed(seconds, 2) + " s\n";
+  text += "  " + phases + "\n";
+  text += "  read " + human_bytes(total(r.bytes_read)) + ", exchanged " +
+          human_bytes(total(r.bytes_sent)) + ", written " + human_bytes(total(r.bytes_written)) +
+          " by " + std::to_string(r.bytes_read.size()) + " ranks in " + std::to_string(r.rounds) +
+          " rounds; peak memory of a rank " +
+          human_bytes(*std::max_element(r.peak_rss.begin(), r.peak_rss.end())) +
+          " (buffers within " + human_bytes(r.memory) + ")\n";
+  text += lines_of("note: ", r.notes);
+  if (r.resumed_bytes > 0) {
+    text += "resumed: " + human_bytes(r.resumed_bytes) + " were written by an earlier run\n";
+  }
+  const std::string unit = printable(r.unit) + "\n";
+  if (r.already) {
+    return text + "already converted: what is there is of the same source and options\n" + unit;
+  }
+  text += r.verified ? "verified: every byte was read back, the numbers of every tensor are those "
+                       "of the source\n"
+                     : "not verified: --no-verify\n";
+  return text + unit;
+}
+
+}  // namespace
+
+Json report_json(const mpi::ConvertReport& r) {
   Json phases = Json::object();
   double seconds = 0;
   for (const auto& phase : r.phases) {
@@ -76,41 +111,6 @@ Json json_of(const mpi::ConvertReport& r) {
       {"dropped", r.dropped},
       {"notes", r.notes}};
 }
-
-std::string text_of(const mpi::ConvertReport& r) {
-  double seconds = 0;
-  std::string phases;
-  for (const auto& phase : r.phases) {
-    seconds += phase.seconds;
-    phases += (phases.empty() ? "" : ", ") + phase.name + " " + fixed(phase.seconds, 2) + " s";
-  }
-  std::string text;
-  text += lines_of("warning: ", r.warnings) + lines_of("dropped: ", r.dropped);
-  text += r.family + " from " + r.from + " (" + layout_text(r.source_parallelism) + ") to " + r.to +
-          " (" + layout_text(r.target_parallelism) + "): " + std::to_string(r.tensors) +
-          " tensors, " + human_bytes(r.target_bytes) + " in " + fixed(seconds, 2) + " s\n";
-  text += "  " + phases + "\n";
-  text += "  read " + human_bytes(total(r.bytes_read)) + ", exchanged " +
-          human_bytes(total(r.bytes_sent)) + ", written " + human_bytes(total(r.bytes_written)) +
-          " by " + std::to_string(r.bytes_read.size()) + " ranks in " + std::to_string(r.rounds) +
-          " rounds; peak memory of a rank " +
-          human_bytes(*std::max_element(r.peak_rss.begin(), r.peak_rss.end())) +
-          " (buffers within " + human_bytes(r.memory) + ")\n";
-  text += lines_of("note: ", r.notes);
-  if (r.resumed_bytes > 0) {
-    text += "resumed: " + human_bytes(r.resumed_bytes) + " were written by an earlier run\n";
-  }
-  const std::string unit = printable(r.unit) + "\n";
-  if (r.already) {
-    return text + "already converted: what is there is of the same source and options\n" + unit;
-  }
-  text += r.verified ? "verified: every byte was read back, the numbers of every tensor are those "
-                       "of the source\n"
-                     : "not verified: --no-verify\n";
-  return text + unit;
-}
-
-}  // namespace
 
 void add_output_options(CLI::App& command, OutputOptions& options) {
   command.add_flag("--json", options.json, "print one JSON object")->group("Output");
@@ -152,7 +152,7 @@ void Report::stalled(const std::string& text) {
 }
 
 void Report::converted(const mpi::ConvertReport& report) {
-  if (speaks_) output(text_of(report), json_of(report));
+  if (speaks_) output(text_of(report), report_json(report));
 }
 
 void Report::output(const std::string& text, const Json& json) {
@@ -165,9 +165,17 @@ void report_note(const std::string& note) {
   std::fprintf(stderr, "reshard: note: %s\n", printable(note).c_str());
 }
 
+void print_raw(const std::string& bytes) {
+  if (!print(bytes)) throw Error(Kind::io, std::string("standard output: ") + std::strerror(errno));
+}
+
+Json failure_json(const Error& error) {
+  return {{"code", static_cast<int>(error.kind())}, {"message", error.what()}};
+}
+
 void report_failure(const Error& error, bool json) {
-  const Json object = {{"code", static_cast<int>(error.kind())}, {"message", error.what()}};
-  if (!json || !print(dumped(object))) std::fprintf(stderr, "reshard: %s\n", error.what());
+  if (!json || !print(dumped(failure_json(error))))
+    std::fprintf(stderr, "reshard: %s\n", error.what());
 }
 
 std::string human_bytes(std::uint64_t bytes) {

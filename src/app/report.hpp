@@ -43,6 +43,13 @@ void report_note(const std::string& note);
 /// Tells of a failure on stderr; with --json as one object {code, message} on stdout.
 void report_failure(const Error& error, bool json);
 
+/// Bytes for a script, to stdout as they are; Error(io) when it takes them not.
+void print_raw(const std::string& bytes);
+
+/// What --json prints of a conversion and of a failure.
+Json report_json(const mpi::ConvertReport& report);
+Json failure_json(const Error& error);
+
 /// "12.5 GiB"
 std::string human_bytes(std::uint64_t bytes);
 

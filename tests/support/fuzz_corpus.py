@@ -111,6 +111,15 @@ def part_of(root, name):
     return struct.pack("<I", len(content)) + content
 
 
+def log_inputs(data):
+    """Parts of every training log, with frames, checkpoint lines and ends."""
+    for path in sorted(data.rglob("*.out")):
+        lines = path.read_bytes().splitlines(keepends=True)
+        told = [i for i, line in enumerate(lines) if b"checkpoint" in line or b"arguments ---" in line or b"CMD" in line]
+        yield from (b"".join(lines[max(0, i - 2) : i + 3]) for i in told)
+        yield b"".join(lines[i] for i in told)
+
+
 INPUTS = {
     "fuzz_dcp": metadata_inputs,
     "fuzz_expression": json_inputs,
@@ -123,6 +132,7 @@ INPUTS = {
     "fuzz_safetensors": safetensors_inputs,
     "fuzz_torch_file": torch_inputs,
     "fuzz_torch_legacy": legacy_inputs,
+    "fuzz_training_log": log_inputs,
     "fuzz_zip": torch_inputs,
 }
 
