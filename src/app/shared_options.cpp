@@ -100,10 +100,10 @@ void add_hdf5_options(CLI::App& command, formats::TargetOptions& options, Option
       ->check(CLI::IsMember({"hf", "canonical"}))
       ->group("Target");
   command
-      .add_option("--hdf5-filter", options.hdf5_filter,
-                  "datasets in chunks with a filter, where this HDF5 has it: fletcher32 "
-                  "(checksums), deflate, zstd; such a file is written slower and not gone on with "
-                  "by --resume (default: none, contiguous)")
+      .add_option(
+          "--hdf5-filter", options.hdf5_filter,
+          "filter of chunked datasets, where this HDF5 has it: fletcher32 (checksums), deflate, "
+          "zstd; slower, without --resume (default: none, contiguous)")
       ->check(CLI::IsMember({"none", "fletcher32", "deflate", "zstd"}))
       ->group("Target");
   command

@@ -22,9 +22,9 @@ namespace fs = std::filesystem;
 /// One of how many values is tried: RESHARD_CONFUSION_STEP, 1 for all in half an hour.
 std::size_t step() {
 #ifdef __SANITIZE_ADDRESS__
-  constexpr std::size_t usual = 997;  // for one takes ten times as long
+  constexpr std::size_t usual = 1999;  // for one takes ten times as long
 #else
-  constexpr std::size_t usual = 101;
+  constexpr std::size_t usual = 211;
 #endif
   const char* wanted = std::getenv("RESHARD_CONFUSION_STEP");
   return wanted != nullptr ? std::stoul(wanted) : usual;
