@@ -92,12 +92,23 @@ void add_merak_options(CLI::App& command, formats::TargetOptions& options, Optio
       ->group("Merak");
 }
 
-void add_hdf5_options(CLI::App& command, formats::TargetOptions& options) {
+void add_hdf5_options(CLI::App& command, formats::TargetOptions& options, OptionWords& words) {
   command
       .add_option("--hdf5-names", options.hdf5_names,
                   "datasets of an HDF5 file: hf, the model's tensors in Transformers (default), or "
                   "canonical, the finest that reshard knows, with vocabulary padding")
       ->check(CLI::IsMember({"hf", "canonical"}))
+      ->group("Target");
+  command
+      .add_option(
+          "--hdf5-filter", options.hdf5_filter,
+          "filter of chunked datasets, where this HDF5 has it: fletcher32 (checksums), deflate, "
+          "zstd; slower, without --resume (default: none, contiguous)")
+      ->check(CLI::IsMember({"none", "fletcher32", "deflate", "zstd"}))
+      ->group("Target");
+  command
+      .add_option("--hdf5-chunk-size", words.hdf5_chunk_size,
+                  "of a chunk of --hdf5-filter, at most, before it is packed (default: 1MiB)")
       ->group("Target");
 }
 
@@ -153,6 +164,11 @@ void add_source_options(CLI::App& command, formats::SourceOptions& options) {
   command
       .add_option("--tokenizer", options.tokenizer,
                   "folder whose tokenizer files travel instead of the source's")
+      ->group("Source");
+  command
+      .add_option("--hf-template", options.hf_template,
+                  "folder with model code and tokenizer files of your own, which travel; its "
+                  "config.json names the family")
       ->group("Source");
   command
       .add_option("--mds-qkv-layout", options.mds_qkv_layout,
@@ -233,13 +249,16 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
   command.add_option("--optimizer", words.optimizer, "drop; keep is not there yet")
       ->group("Target");
   add_megds_options(command, options);
-  add_hdf5_options(command, options);
+  add_hdf5_options(command, options, words);
 }
 
 void settle(const OptionWords& words, formats::TargetOptions& options) {
   options.dtype = dtype_of_word(words.dtype);
   if (!words.max_shard_size.empty()) {
     options.max_shard_bytes = bytes_of("--max-shard-size", words.max_shard_size);
+  }
+  if (!words.hdf5_chunk_size.empty()) {
+    options.hdf5_chunk_bytes = bytes_of("--hdf5-chunk-size", words.hdf5_chunk_size);
   }
   if (!words.vocab_fill.empty()) {
     options.vocab_fill =

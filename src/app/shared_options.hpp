@@ -10,7 +10,7 @@ namespace reshard::app {
 
 /// Words on the command line that are not yet values: sizes, dtypes, choices.
 struct OptionWords {
-  std::string dtype = "keep", vocab_fill, max_shard_size, memory, journal;
+  std::string dtype = "keep", vocab_fill, max_shard_size, hdf5_chunk_size, memory, journal;
   std::string optimizer = "drop";
   std::string stage_layers, custom_partition;
 };

@@ -63,10 +63,8 @@ void take_older_options(CLI::App& command, Options& options) {
       report_note(std::string(flag) + ": no longer needed, reshard reads the checkpoint itself");
   }
   if (options.hf_path.empty()) return;
-  CLI::Option* option = command.get_option_no_throw("--hf-template");
-  if (option == nullptr) {
-    throw Error(Kind::usage, "--open_sci_hf_path: this build has no --hf-template to take it");
-  }
+  CLI::Option* option = command.get_option("--hf-template");
+  if (option->count() > 0) return;
   const std::string sample = options.hf_path + "/sample";
   option->add_result(whole_path(fs::is_directory(sample) ? sample : options.hf_path));
   option->run_callback();

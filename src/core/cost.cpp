@@ -72,7 +72,9 @@ Demands collect(const Geometry& geometry, const Plan& plan, std::vector<std::uin
 class Loads {
  public:
   Loads(const Geometry& geometry, const Plan& plan, const Demands& demands)
-      : geometry_(geometry), demands_(demands), given_(static_cast<std::size_t>(plan.ranks)) {}
+      : tile_bytes_(geometry.most_tile_bytes()),
+        demands_(demands),
+        given_(static_cast<std::size_t>(plan.ranks)) {}
 
   /// Most bytes of a rank in a slot, for writers of one residue; as make_rounds asks.
   std::uint64_t heaviest(std::uint64_t slot, int modulus, int residue) {
@@ -80,7 +82,7 @@ class Loads {
     std::uint64_t most = 0;
     std::fill(given_.begin(), given_.end(), 0);
     for (std::size_t rank = wanted; rank < given_.size() && most == 0; rank += m) {
-      if (slot < demands_.share_tiles[rank]) most = geometry_.tile_bytes;
+      if (slot < demands_.share_tiles[rank]) most = tile_bytes_;
     }
     for (const Demand& d : demands_.of(slot)) {
       if (d.share % m != wanted) continue;
@@ -101,13 +103,13 @@ class Loads {
         if (d.share != d.source) bytes[d.share] += d.bytes;
       }
       for (std::size_t rank = wanted; rank < bytes.size(); rank += m) {
-        if (slot < demands_.share_tiles[rank]) bytes[rank] += geometry_.tile_bytes;
+        if (slot < demands_.share_tiles[rank]) bytes[rank] += tile_bytes_;
       }
     }
   }
 
  private:
-  const Geometry& geometry_;
+  std::uint64_t tile_bytes_;
   const Demands& demands_;
   std::vector<std::uint64_t> given_;
 };
@@ -134,7 +136,8 @@ void add_written(const Geometry& geometry, const Plan& plan, PlanCost& cost) {
   const TileNumbers numbers(geometry);
   cost.tiles = numbers.size();
   for (std::size_t r = 0; r < cost.written.size(); ++r) {
-    for (std::uint64_t n = plan.share_begin[r]; n < plan.share_begin[r + 1]; ++n) {
+    const Share share = share_of(plan, static_cast<int>(r));
+    for (std::uint64_t n = share.first; n < share.last; n += share.step) {
       cost.written[r] += bytes_of(geometry, numbers[n]).size();
     }
   }

@@ -100,7 +100,19 @@ void Geometry::complete() {
   check_targets(*this);
 }
 
+std::uint64_t Geometry::most_tile_bytes() const {
+  std::uint64_t most = tile_bytes;
+  for (const TargetFile& file : targets) {
+    for (std::size_t i = 1; i < file.borders.size(); ++i) {
+      most = std::max(most, file.borders[i] - file.borders[i - 1]);
+    }
+  }
+  return most;
+}
+
 ByteRange bytes_of(const Geometry& geometry, Tile tile) {
+  const std::vector<std::uint64_t>& borders = geometry.targets[tile.file].borders;
+  if (!borders.empty()) return {borders[tile.index], borders[tile.index + 1]};
   const std::uint64_t first = tile.index * geometry.tile_bytes;
   return {first, std::min(first + geometry.tile_bytes, geometry.targets[tile.file].bytes)};
 }
@@ -127,7 +139,10 @@ Dims strides_of(const CanonicalTensor& tensor) {
 
 TileNumbers::TileNumbers(const Geometry& geometry) : first_{0} {
   for (const TargetFile& file : geometry.targets) {
-    first_.push_back(first_.back() + (file.bytes + geometry.tile_bytes - 1) / geometry.tile_bytes);
+    const std::uint64_t tiles = file.borders.empty()
+                                    ? (file.bytes + geometry.tile_bytes - 1) / geometry.tile_bytes
+                                    : file.borders.size() - 1;
+    first_.push_back(first_.back() + tiles);
   }
 }
 

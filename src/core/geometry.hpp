@@ -52,6 +52,10 @@ struct TargetFile {
   std::string path;  ///< relative to the unit of publication
   std::uint64_t bytes = 0;
   std::vector<std::uint32_t> tensors;  ///< indices into Geometry::tensors, ascending by base
+  /// Where its tiles begin and the last one ends, when that is not at multiples of tile_bytes: the
+  /// tensors' data is packed, and a tile is what can be packed by itself. Such a file's tiles are
+  /// worked on in their order (Plan::in_order).
+  std::vector<std::uint64_t> borders = {};
 };
 
 /// All that a conversion's movement depends on, apart from the number of ranks: where every
@@ -65,6 +69,9 @@ struct Geometry {
   std::uint32_t placements = 0;  ///< of all target tensors together
   std::uint64_t tile_bytes = 0;  ///< see Tile; a power of two, at least 1 MiB
 
+  /// Bytes of the largest tile that there may be.
+  [[nodiscard]] std::uint64_t most_tile_bytes() const;
+
   /// Adds what follows from the rest: replicas among the pieces, primary placements, tile size.
   /// Error(input) when an element of a canonical tensor is in no source file, or a target would
   /// lose one; Error(internal) when target placements overlap.
@@ -72,7 +79,8 @@ struct Geometry {
 };
 
 /// Unit of work, journal and CRC: the bytes [index * tile_bytes, (index + 1) * tile_bytes) of one
-/// target file. Borders are therefore multiples of 1 MiB in the file, whatever the rank count.
+/// target file. Borders are therefore multiples of 1 MiB in the file, whatever the rank count. A
+/// file with borders of its own has these instead.
 struct Tile {
   std::uint32_t file = 0;
   std::uint32_t index = 0;

@@ -121,7 +121,15 @@ Plan make_plan(const Geometry& geometry, int ranks) {
   }
   for (std::size_t t = 0; t < tensors; ++t) plan.first_piece[t + 1] += plan.first_piece[t];
   plan.share_begin = cut_targets(geometry, ranks);
+  plan.in_order = std::any_of(geometry.targets.begin(), geometry.targets.end(),
+                              [](const TargetFile& file) { return !file.borders.empty(); });
   return plan;
+}
+
+Share share_of(const Plan& plan, int rank) {
+  const auto r = static_cast<std::size_t>(rank);
+  if (!plan.in_order) return {plan.share_begin[r], plan.share_begin[r + 1], 1};
+  return {r, plan.share_begin.back(), static_cast<std::uint64_t>(plan.ranks)};
 }
 
 std::vector<Slice> slices_of(const Geometry& geometry, const Plan& plan, Tile tile) {
@@ -150,8 +158,8 @@ std::uint64_t bytes_moved(const Geometry& geometry, const Slice& slice) {
 Traffic needs_of(const Geometry& geometry, const Plan& plan, int rank) {
   const TileNumbers tiles(geometry);
   std::map<std::uint32_t, std::uint64_t> needs;
-  const auto r = static_cast<std::size_t>(rank);
-  for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
+  const Share share = share_of(plan, rank);
+  for (std::uint64_t number = share.first; number < share.last; number += share.step) {
     if (!plan.done.empty() && plan.done[number]) continue;
     for (const Slice& slice : slices_of(geometry, plan, tiles[number])) {
       needs[plan.pieces[slice.piece].stripe] += bytes_moved(geometry, slice);
@@ -183,8 +191,8 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
   const TileNumbers tiles(geometry);
   std::vector<Work> works;
   std::map<std::uint32_t, std::uint64_t> needed;
-  const auto r = static_cast<std::size_t>(rank);
-  for (std::uint64_t number = plan.share_begin[r]; number < plan.share_begin[r + 1]; ++number) {
+  const Share share = share_of(plan, rank);
+  for (std::uint64_t number = share.first; number < share.last; number += share.step) {
     if (!plan.done.empty() && plan.done[number]) continue;
     Work work{0, {~std::uint32_t{0}, 0}, number, {}};
     std::map<std::uint32_t, std::uint64_t> demand;
@@ -203,9 +211,11 @@ ShareOrder order_share(const Geometry& geometry, const Plan& plan, int rank) {
     work.demand.assign(demand.begin(), demand.end());
     works.push_back(std::move(work));
   }
-  std::stable_sort(works.begin(), works.end(), [](const Work& a, const Work& b) {
-    return std::tie(a.progress, a.place) < std::tie(b.progress, b.place);
-  });
+  if (!plan.in_order) {
+    std::stable_sort(works.begin(), works.end(), [](const Work& a, const Work& b) {
+      return std::tie(a.progress, a.place) < std::tie(b.progress, b.place);
+    });
+  }
   ShareOrder order;
   order.needed.assign(needed.begin(), needed.end());
   for (Work& work : works) {

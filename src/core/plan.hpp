@@ -39,9 +39,18 @@ struct Plan {
   std::vector<std::uint32_t> first_piece;  ///< of each canonical tensor; one more at the end
   std::vector<std::uint64_t> reach;        ///< largest extent of dimension 0 among its pieces
   std::vector<OwnedPiece> replicas;        ///< read only to be compared
-  std::vector<std::uint64_t> share_begin;  ///< first tile number of each rank's; one more
+  std::vector<std::uint64_t> share_begin;  ///< even parts of all tiles by number; one more
   std::vector<bool> done;                  ///< by tile number: was written before; empty: none was
+  /// Some file has to be written from its begin to its end: ranks take turns at tiles, so that in
+  /// each slot they hold tiles that follow one another.
+  bool in_order = false;
 };
+
+/// The tiles that a rank writes: numbers first, first + step, ... below last.
+struct Share {
+  std::uint64_t first = 0, last = 0, step = 1;
+};
+Share share_of(const Plan& plan, int rank);
 
 /// Splits the target's tiles evenly over ranks and the source into stripes, which have no owner
 /// yet.
@@ -61,7 +70,8 @@ std::vector<Slice> slices_of(const Geometry& geometry, const Plan& plan, Tile ti
 std::uint64_t bytes_moved(const Geometry& geometry, const Slice& slice);
 
 /// Where a share's bytes come from, and in which order its tiles are worked on: tiles that draw on
-/// different source owners take turns, so that every round draws from all of them.
+/// different source owners take turns, so that every round draws from all of them, unless the plan
+/// is to be worked on in order.
 struct ShareOrder {
   std::vector<std::uint64_t> tiles;  ///< tile numbers, in working order
   std::vector<Traffic> demand;       ///< of each of these tiles: (source rank, bytes)

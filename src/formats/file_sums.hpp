@@ -12,13 +12,25 @@ namespace reshard::formats {
 /// What a file holds for the proof of its bytes: where tensors lie; all else is headers, padding
 /// between tensors and trailers.
 struct FileExtents {
-  std::uint64_t bytes = 0;         ///< of the file
-  std::vector<ByteRange> tensors;  ///< ascending, apart, within the file
+  /// Bytes of one tensor: all of them, or a chunk.
+  struct Part {
+    ByteRange range;
+    std::uint32_t tensor = 0;  ///< number within the file
+    std::uint64_t before = 0;  ///< bytes of the tensor in the parts before this one
+  };
+  std::uint64_t bytes = 0;       ///< of the file
+  std::uint32_t tensors = 0;     ///< how many
+  std::vector<Part> parts = {};  ///< ascending, apart, within the file
+
+  /// Adds a tensor that lies in these ranges, one behind the other.
+  void add(std::span<const ByteRange> ranges);
+  /// Brings the parts into their order once all are added.
+  void sort();
 };
 
-/// Of each tensor the digest of its bytes in the file (Digest, elements of one byte); of each file
-/// the CRC-32 of the bytes that are no tensor's, one behind the other. Those of parts add up, in
-/// any order.
+/// Of each tensor the digest of its bytes as the file has them (Digest, elements of one byte); of
+/// each file the CRC-32 of the bytes that are no tensor's, one behind the other. Those of parts add
+/// up, in any order.
 struct ByteSums {
   std::vector<Digest> tensors;        ///< file by file
   std::vector<std::uint32_t> others;  ///< by file
@@ -45,7 +57,7 @@ class FileSums {
   struct Place {
     std::size_t first = 0;
     std::uint64_t others = 0;
-    std::vector<std::uint64_t> before;  ///< other bytes before each tensor
+    std::vector<std::uint64_t> before;  ///< other bytes before each part
   };
   std::vector<FileExtents> files_;
   std::vector<Place> places_;

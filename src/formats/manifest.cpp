@@ -52,11 +52,15 @@ Json json_of(const Manifest::Role& role) {
 }
 
 Json json_of(const Manifest::Tensor& tensor, bool proven) {
-  Json json = {{"name", tensor.name},
-               {"dtype", name(tensor.dtype)},
-               {"shape", tensor.shape},
-               {"offset", tensor.offset},
-               {"roles", tensor.roles}};
+  Json json = {{"name", tensor.name}, {"dtype", name(tensor.dtype)}, {"shape", tensor.shape}};
+  if (tensor.chunks.empty()) {
+    json["offset"] = tensor.offset;
+  } else {
+    Json chunks = Json::array();
+    for (const ByteRange& chunk : tensor.chunks) chunks.push_back({chunk.first, chunk.size()});
+    json["chunks"] = std::move(chunks);
+  }
+  json["roles"] = tensor.roles;
   if (tensor.fill != 0) json["fill"] = tensor.fill;
   if (tensor.repeated != 0) json["repeated"] = tensor.repeated;
   if (!tensor.constant.empty()) json["constant"] = tensor.constant;
@@ -96,12 +100,19 @@ Manifest::Tensor tensor_of(const Json& json, bool proven) {
   Manifest::Tensor tensor{.name = json.at("name").get<std::string>(),
                           .dtype = dtype_in(json, "dtype"),
                           .shape = json.at("shape").get<Shape>(),
-                          .offset = json.at("offset").get<std::uint64_t>(),
                           .roles = json.at("roles").get<std::vector<std::string>>(),
                           .fill = json.value("fill", std::uint64_t{0}),
                           .repeated = json.value("repeated", std::uint64_t{0}),
                           .constant = json.value("constant", std::string())};
   tensor.bytes = checked_product(elements(tensor.shape), bytes(tensor.dtype));
+  if (!json.contains("chunks")) {
+    tensor.offset = json.at("offset").get<std::uint64_t>();
+  } else {
+    for (const Json& chunk : json.at("chunks")) {
+      const auto first = chunk.at(0).get<std::uint64_t>();
+      tensor.chunks.push_back({first, checked_sum(first, chunk.at(1).get<std::uint64_t>())});
+    }
+  }
   if (proven) tensor.digest = digest_in(json, "digest");
   return tensor;
 }
@@ -128,16 +139,26 @@ Manifest::File file_of(const Json& json, bool proven) {
   return file;
 }
 
+FileExtents extents_of(const Manifest::File& file) {
+  FileExtents extents{.bytes = file.bytes};
+  for (const Manifest::Tensor& tensor : file.tensors) {
+    const ByteRange all{tensor.offset, checked_sum(tensor.offset, tensor.bytes)};
+    extents.add(tensor.chunks.empty() ? std::span(&all, 1) : std::span(tensor.chunks));
+  }
+  extents.sort();
+  return extents;
+}
+
 void check_extents(const Manifest::File& file) {
   std::uint64_t end = 0;
-  for (const Manifest::Tensor& tensor : file.tensors) {
-    const std::uint64_t last = checked_sum(tensor.offset, tensor.bytes);
-    if (tensor.offset < end || last > file.bytes) {
-      throw Error(Kind::input, file.path + ": " + tensor.name + " lies at " +
-                                   std::to_string(tensor.offset) + " over another or beyond the " +
-                                   std::to_string(file.bytes) + " bytes of the file");
+  for (const FileExtents::Part& part : extents_of(file).parts) {
+    if (part.range.first < end || part.range.last > file.bytes) {
+      throw Error(Kind::input, file.path + ": " + file.tensors[part.tensor].name + " lies at " +
+                                   std::to_string(part.range.first) +
+                                   " over another or beyond the " + std::to_string(file.bytes) +
+                                   " bytes of the file");
     }
-    end = last;
+    end = part.range.last;
   }
 }
 
@@ -258,13 +279,7 @@ Manifest find_manifest(const std::string& folder, std::string& unit) {
 
 std::vector<FileExtents> extents_of(const Manifest& manifest) {
   std::vector<FileExtents> all;
-  for (const Manifest::File& file : manifest.files) {
-    FileExtents extents{file.bytes, {}};
-    for (const Manifest::Tensor& tensor : file.tensors) {
-      extents.tensors.push_back({tensor.offset, tensor.offset + tensor.bytes});
-    }
-    all.push_back(std::move(extents));
-  }
+  for (const Manifest::File& file : manifest.files) all.push_back(extents_of(file));
   return all;
 }
 

@@ -38,11 +38,14 @@ namespace reshard::formats {
 ///     "crc32": "<of all text before this line>"
 ///     }
 ///
-/// A file is followed by its tensors. The digest of a role is that of its canonical elements as
-/// stored (see Digest); where values changed on the way, "source_dtype", "source_digest" and, for a
-/// constant added, "add" and "source_add" tell of the source. The digest of a stored tensor is that
-/// of its bytes; "fill", "repeated" and "constant" tell what in it is no weight. "others" covers
-/// every byte that is no tensor's. Without verification nothing is proven and digests are absent.
+/// A file is followed by its tensors. One whose data is packed in chunks has no offset but
+/// "chunks":
+/// [[offset, bytes], ...], and the digest of the chunks as they are stored. The digest of a role is
+/// that of its canonical elements as stored (see Digest); where values changed on the way,
+/// "source_dtype", "source_digest" and, for a constant added, "add" and "source_add" tell of the
+/// source. The digest of a stored tensor is that of its bytes; "fill", "repeated" and "constant"
+/// tell what in it is no weight. "others" covers every byte that is no tensor's. Without
+/// verification nothing is proven and digests are absent.
 struct Manifest {
   struct Role {
     std::string role = {};
@@ -59,7 +62,8 @@ struct Manifest {
     std::string name = {};
     Dtype dtype = Dtype::f32;
     Shape shape = {};
-    std::uint64_t offset = 0, bytes = 0;
+    std::uint64_t offset = 0, bytes = 0;  ///< bytes: of its elements
+    std::vector<ByteRange> chunks = {};   ///< where they lie instead of at the offset
     std::vector<std::string> roles = {};
     std::uint64_t fill = 0, repeated = 0;  ///< elements
     std::string constant = {};             ///< a constant of the framework; "" for weights
@@ -69,7 +73,7 @@ struct Manifest {
     std::string path = {};
     std::uint64_t bytes = 0;
     std::uint32_t others = 0;
-    std::vector<Tensor> tensors = {};  ///< ascending by offset
+    std::vector<Tensor> tensors = {};  ///< ascending by offset, those in chunks in any order
   };
 
   Json facts;

@@ -7,6 +7,8 @@
 
 #include "core/parallel.hpp"
 #include "formats/container/crc32.hpp"
+#include "formats/container/hdf5_file.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -81,6 +83,10 @@ File TargetWriter::reopen(std::uint32_t number) const {
 
 void TargetWriter::create(std::uint32_t number) const {
   make_folders(staging_, std::filesystem::path(target_->files[number].path).parent_path());
+  if (const FileDescription& described = target_->files[number]; described.is_filtered()) {
+    create_filtered_hdf5(path(number), hdf5_spec(described), described.packing);
+    return;
+  }
   const bool is_there =
       std::filesystem::is_regular_file(std::filesystem::symlink_status(path(number)));
   const File file = is_there ? File::open_write(path(number)) : File::create(path(number));
@@ -135,8 +141,15 @@ void TargetWriter::write_tile(const TileBytes& tile, std::span<std::uint32_t> cr
 void TargetWriter::write(std::span<const TileBytes> tiles, std::span<std::uint32_t> crcs) {
   constexpr std::size_t most_open = 64;
   if (open_.size() >= most_open) finish();
-  for (const TileBytes& tile : tiles) file(tile.tile.file);
-  for_each(tiles.size(), threads_, [&](std::uint64_t i) { write_tile(tiles[i], crcs); });
+  const auto is_filtered = [&](const TileBytes& tile) {
+    return target_->files[tile.tile.file].is_filtered();
+  };
+  for (const TileBytes& tile : tiles) {
+    if (!is_filtered(tile)) file(tile.tile.file);
+  }
+  for_each(tiles.size(), threads_, [&](std::uint64_t i) {
+    if (!is_filtered(tiles[i])) write_tile(tiles[i], crcs);
+  });
   for (const TileBytes& tile : tiles) bytes_written_ += tile.bytes.size();
 }
 
@@ -174,8 +187,8 @@ std::shared_ptr<const TargetWriter::Trailer> TargetWriter::trailer(std::uint32_t
 
 void TargetWriter::write_trailer(std::uint32_t number, std::uint32_t first, std::uint32_t last,
                                  const Sums& sums) {
-  const std::uint64_t begin = first * geometry_->tile_bytes;
-  const std::uint64_t end = last * geometry_->tile_bytes;
+  const std::uint64_t begin = bytes_of(*geometry_, {number, first}).first;
+  const std::uint64_t end = bytes_of(*geometry_, {number, last - 1}).last;
   for (const FileLayout::Literal& literal : *trailer(number, sums)) {
     const std::uint64_t from = std::max(begin, literal.offset);
     const std::uint64_t to = std::min(end, literal.offset + literal.bytes.size());
@@ -183,6 +196,24 @@ void TargetWriter::write_trailer(std::uint32_t number, std::uint32_t first, std:
     file(number).write_at(
         from, std::as_bytes(std::span(literal.bytes).subspan(from - literal.offset, to - from)));
   }
+}
+
+void TargetWriter::seal_filtered(std::uint32_t number, const Sums& sums) const {
+  const FileDescription& described = target_->files[number];
+  if (!sums.arrived.empty()) {
+    put_hdf5_digests(path(number), hdf5_spec(described), sums_of(number, sums).digests);
+  }
+  const File written = File::open_write(path(number));
+  written.sync();
+  written.drop_cache();
+}
+
+FileIndex TargetWriter::check_filtered(std::uint32_t number, const Sums& sums) const {
+  const FileDescription& described = target_->files[number];
+  const TensorSums mine = sums_of(number, sums);
+  check_filtered_hdf5(path(number), hdf5_spec(described), described.packing,
+                      mine.digests.empty() ? nullptr : &mine.digests);
+  return read_hdf5(path(number), described.path);
 }
 
 void TargetWriter::sync() const {

@@ -24,7 +24,7 @@ class TargetWriter {
                const std::vector<FileLayout>& layouts, std::uint64_t threads);
 
   /// Creates a file at its final size, with the folders above it; one that is there already, of an
-  /// earlier run, keeps its content.
+  /// earlier run, keeps its content. A filtered one gets all but its tensors' data, anew.
   void create(std::uint32_t file) const;
   /// Opens a file for reading.
   [[nodiscard]] File reopen(std::uint32_t file) const;
@@ -34,10 +34,16 @@ class TargetWriter {
     Tile tile;
     std::span<const std::byte> bytes;
   };
-  /// Writes tiles and adds the checksums of the tensors in them to `crcs` (by tensor, XOR).
+  /// Writes tiles, but not those of filtered files, and adds the checksums of the tensors in them
+  /// to `crcs` (by tensor, XOR).
   void write(std::span<const TileBytes> tiles, std::span<std::uint32_t> crcs);
   /// Writes the part of a file's trailer that lies in tiles [first, last) of it.
   void write_trailer(std::uint32_t file, std::uint32_t first, std::uint32_t last, const Sums& sums);
+  /// Finishes a filtered file, whose data all ranks have written and closed.
+  void seal_filtered(std::uint32_t file, const Sums& sums) const;
+  /// Holds a filtered file but for its data against what was to be written (Error(verification)),
+  /// and says where the data lies.
+  [[nodiscard]] FileIndex check_filtered(std::uint32_t file, const Sums& sums) const;
   using Trailer = std::vector<FileLayout::Literal>;
   /// The trailer's bytes, for a file whose sums are known; the last is kept. Any thread may ask.
   [[nodiscard]] std::shared_ptr<const Trailer> trailer(std::uint32_t file, const Sums& sums) const;
@@ -48,11 +54,11 @@ class TargetWriter {
   /// Path of the file that was begun last; any thread may ask.
   [[nodiscard]] std::string busy_with() const { return path(busy_with_); }
   [[nodiscard]] std::uint64_t bytes_written() const { return bytes_written_; }
+  [[nodiscard]] std::string path(std::uint32_t number) const;
 
  private:
   const File& file(std::uint32_t number);
   void write_tile(const TileBytes& tile, std::span<std::uint32_t> crcs);
-  [[nodiscard]] std::string path(std::uint32_t number) const;
   [[nodiscard]] TensorSums sums_of(std::uint32_t number, const Sums& sums) const;
 
   std::string staging_;

@@ -29,6 +29,9 @@ Environment::Environment(int& argc, char**& argv) {
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
     setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
   }
+  // Nobody asks for pointers that ranks share in a file; for these Open MPI would lay files beside
+  // it, which stay there when a rank is killed.
+  setenv("OMPI_MCA_sharedfp", "^lockedfile,sm", 0);
   int provided = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_FUNNELED) {

@@ -12,6 +12,8 @@
 #include "core/plan.hpp"
 #include "core/transform.hpp"
 #include "formats/source_reader.hpp"
+#include "mpi/filtered_files.hpp"
+#include "mpi/hdf5_access.hpp"
 #include "mpi/identity.hpp"
 #include "mpi/manifest.hpp"
 #include "mpi/prepare.hpp"
@@ -25,7 +27,9 @@ namespace reshard::mpi {
 namespace {
 
 /// Bytes of a source that may be kept from round to round, of a memory bound.
-std::uint64_t kept_bytes(std::uint64_t memory) { return memory / 4; }
+std::uint64_t kept_bytes(std::uint64_t memory) {
+  return memory / 4;
+}
 
 using Clock = std::chrono::steady_clock;
 
@@ -122,12 +126,20 @@ std::uint64_t bytes_of(const Geometry& geometry, const std::vector<std::uint64_t
 
 /// Collective. Rounds, with what earlier runs moved; the sums are those of all ranks.
 Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geometry,
-           const Plan& plan, const Schedule& schedule, formats::SourceReader& reader,
-           StagedTarget& staged, ConvertReport& report) {
+           const formats::Target& target, const Plan& plan, const Schedule& schedule,
+           formats::SourceReader& reader, StagedTarget& staged, ConvertReport& report) {
   const DigestWish digests = digest_wish(geometry, options.verify);
-  const Commits commits{[&](const Moved& since) { staged.append(since); }, options.journal_bytes,
-                        std::chrono::seconds(30)};
-  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer(), commits);
+  Commits commits{[&](const Moved& since) { staged.append(since); }, options.journal_bytes,
+                  std::chrono::seconds(30)};
+  std::optional<FilteredWriter> filtered;
+  WriteTogether write_together;
+  if (has_filtered(target)) {  // a file that is half packed cannot be gone on with: no journal
+    commits.append = [](const Moved&) {};
+    filtered.emplace(comm, geometry, target, staged.writer());
+    write_together = [&](const Round& round, auto tiles) { filtered->write(round, tiles); };
+  }
+  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer(), commits,
+                write_together);
   Patience patience(comm, options);
   const std::uint64_t left = report.target_bytes - report.resumed_bytes;
   Moved moved = rounds.run(
@@ -139,6 +151,7 @@ Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geom
         options.progress(report.resumed_bytes + bytes, report.target_bytes);
       },
       [&](const std::string& operation) { patience.wait(operation); }, options.check_stop);
+  if (filtered) filtered->close();
   report.bytes_sent = by_rank(comm, rounds.bytes_sent());
   report.bytes_written = by_rank(comm, staged.writer().bytes_written());
   if (comm.rank() == 0) moved += staged.before();
@@ -157,7 +170,8 @@ void grow(const Comm& comm, const ConvertOptions& options, const Wish& wish, con
   formats::SourceReader reader(p.source.found.unit, geometry.sources, options.io_threads,
                                kept_bytes(report.memory));
   phases.done("create");
-  const Moved moved = move(comm, options, geometry, plan, schedule, reader, staged, report);
+  const Moved moved =
+      move(comm, options, geometry, p.target, plan, schedule, reader, staged, report);
   phases.done("move");
   compare_replicas(comm, geometry, plan, moved.read, reader, options.check_stop);
   const std::vector<Stamp> now = stamps_of(comm, p);
@@ -167,16 +181,19 @@ void grow(const Comm& comm, const ConvertOptions& options, const Wish& wish, con
   Sums sums{moved.crcs};
   if (options.verify) sums.arrived = moved.arrived;
   staged.seal(plan.share_begin[me], plan.share_begin[me + 1], sums);
+  const FilteredFiles filtered = index_filtered(comm, p.target, staged.writer(), sums);
   phases.done("seal");
   formats::ByteSums bytes;
   if (options.verify) {
-    bytes = verify(comm, geometry, plan, p.target, sums, staged.writer(),
-                   formats::FileSums(extents_of(geometry)), options.io_threads, options.check_stop);
+    bytes = verify(comm,
+                   {geometry, p.target, sums, staged.writer(), filtered,
+                    formats::FileSums(extents_of(geometry, filtered))},
+                   plan, options.io_threads, options.check_stop);
     report.verified = true;
     phases.done("verify");
   }
   staged.add_manifest([&] {
-    formats::Manifest manifest = describe_manifest(p, wish);
+    formats::Manifest manifest = describe_manifest(p, wish, filtered);
     if (options.verify) prove(manifest, geometry, moved, bytes);
     return manifest_text(manifest);
   });
@@ -240,6 +257,10 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
     phases.done("publish");
   };
   report.resumed_bytes = bytes_of(geometry, staged.before().tiles);
+  if (options.resume && has_filtered(p.target) && !staged.is_published()) {
+    report.notes.emplace_back(
+        "--resume: a file with --hdf5-filter is written from its begin, not gone on with");
+  }
   if (!staged.is_published()) {
     Plan plan;
     agree(comm, "plan", [&] {

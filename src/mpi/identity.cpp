@@ -59,10 +59,24 @@ void add_source(const Geometry& geometry, Words& words) {
   }
 }
 
+/// What is in a filtered file beside its tensors; of others the layout says it.
+void add_filtered(const formats::FileDescription& file, Words& words) {
+  words.add(file.packing.filter);
+  words.add(file.packing.chunk_bytes);
+  words.add(file.value.dump(-1, ' ', false, Json::error_handler_t::replace));
+  for (const formats::FileDescription& inner : file.inner) {
+    words.add(inner.path);
+    words.add(inner.content);
+    words.add(inner.copied_from);
+    words.add(inner.copied_offset);
+  }
+}
+
 void add_target(const Prepared& p, Words& words) {
   for (std::size_t f = 0; f < p.geometry.targets.size(); ++f) {
     words.add(p.geometry.targets[f].path);
     words.add(p.geometry.targets[f].bytes);
+    if (p.target.files[f].is_filtered()) add_filtered(p.target.files[f], words);
     for (const formats::FileLayout::Copy& copy : p.layouts[f].copies) {
       words.add(copy.offset);
       words.add(copy.from);
@@ -91,6 +105,12 @@ std::vector<std::string> paths_of(const Prepared& p) {
   }
   for (const formats::FileLayout& layout : p.layouts) {
     for (const formats::FileLayout::Copy& copy : layout.copies) paths.push_back(copy.from);
+  }
+  for (const formats::FileDescription& file : p.target.files) {
+    for (const formats::FileDescription& inner : file.inner) {
+      const bool is_copy = file.is_filtered() && !inner.copied_from.empty();
+      if (is_copy) paths.push_back(inner.copied_from);
+    }
   }
   return paths;
 }

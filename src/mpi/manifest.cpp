@@ -135,20 +135,30 @@ bool holds_the_same(const Prepared& p, const Wish& wish) {
 
 }  // namespace
 
-std::vector<formats::FileExtents> extents_of(const Geometry& geometry) {
+std::vector<formats::FileExtents> extents_of(const Geometry& geometry,
+                                             const FilteredFiles& filtered) {
   std::vector<formats::FileExtents> all;
-  for (const TargetFile& file : geometry.targets) {
-    formats::FileExtents extents{file.bytes, {}};
-    for (const std::uint32_t t : file.tensors) {
+  for (std::uint32_t f = 0; f < geometry.targets.size(); ++f) {
+    const auto packed = filtered.find(f);
+    formats::FileExtents extents{.bytes = geometry.targets[f].bytes};
+    if (packed != filtered.end()) extents.bytes = packed->second.bytes;
+    for (const std::uint32_t t : geometry.targets[f].tensors) {
       const TargetTensor& tensor = geometry.tensors[t];
-      extents.tensors.push_back({tensor.base, tensor.base + tensor.bytes});
+      if (packed != filtered.end()) {
+        extents.add(packed->second.ranges_of(tensor));
+      } else {
+        const ByteRange range{tensor.base, tensor.base + tensor.bytes};
+        extents.add({&range, 1});
+      }
     }
+    extents.sort();
     all.push_back(std::move(extents));
   }
   return all;
 }
 
-formats::Manifest describe_manifest(const Prepared& p, const Wish& wish) {
+formats::Manifest describe_manifest(const Prepared& p, const Wish& wish,
+                                    const FilteredFiles& filtered) {
   const Geometry& geometry = p.geometry;
   formats::Manifest manifest;
   manifest.facts = facts_of_manifest(p, wish);
@@ -157,11 +167,19 @@ formats::Manifest describe_manifest(const Prepared& p, const Wish& wish) {
     manifest.tensors.push_back(
         {.role = tensor.role, .factors = tensor.factors, .shape = tensor.shape});
   }
-  for (const TargetFile& file : geometry.targets) {
+  for (std::uint32_t f = 0; f < geometry.targets.size(); ++f) {
+    const TargetFile& file = geometry.targets[f];
+    const auto packed = filtered.find(f);
     formats::Manifest::File described{.path = file.path, .bytes = file.bytes};
+    if (packed != filtered.end()) described.bytes = packed->second.bytes;
     for (const std::uint32_t t : file.tensors) {
       const TargetTensor& tensor = geometry.tensors[t];
       described.tensors.push_back(describe(geometry, tensor));
+      if (packed != filtered.end()) {
+        formats::Manifest::Tensor& last = described.tensors.back();
+        last.chunks = packed->second.ranges_of(tensor);
+        last.offset = 0;
+      }
       for (const Placement& placement : tensor.stored.placements) {
         manifest.tensors[placement.tensor].dtype = tensor.stored.dtype;
         manifest.tensors[placement.tensor].add = tensor.stored.add;

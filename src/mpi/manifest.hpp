@@ -5,15 +5,18 @@
 #include "core/moved.hpp"
 #include "formats/manifest.hpp"
 #include "mpi/comm.hpp"
+#include "mpi/filtered_files.hpp"
 #include "mpi/prepare.hpp"
 
 namespace reshard::mpi {
 
 /// Where the tensors of a target's files lie.
-std::vector<formats::FileExtents> extents_of(const Geometry& geometry);
+std::vector<formats::FileExtents> extents_of(const Geometry& geometry,
+                                             const FilteredFiles& filtered);
 
 /// The manifest of a conversion, without digests.
-formats::Manifest describe_manifest(const Prepared& prepared, const Wish& wish);
+formats::Manifest describe_manifest(const Prepared& prepared, const Wish& wish,
+                                    const FilteredFiles& filtered);
 /// Adds what a verified conversion has proven: the digests of what was moved, summed over ranks,
 /// and the sums of the files' bytes.
 void prove(formats::Manifest& manifest, const Geometry& geometry, const Moved& moved,

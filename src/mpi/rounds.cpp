@@ -1,7 +1,6 @@
 #include "mpi/rounds.hpp"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstring>
 #include <future>
@@ -57,7 +56,7 @@ struct Rounds::Work {
 
 Rounds::Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan,
                const Schedule& schedule, const DigestWish& wish, formats::SourceReader& reader,
-               formats::TargetWriter& writer, const Commits& commits)
+               formats::TargetWriter& writer, const Commits& commits, WriteTogether write_together)
     : comm_(comm),
       geometry_(geometry),
       plan_(plan),
@@ -67,6 +66,7 @@ Rounds::Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan,
       writer_(writer),
       numbers_(geometry),
       commits_(commits),
+      write_together_(std::move(write_together)),
       moved_(geometry),
       since_(geometry) {
   for (const CanonicalTensor& tensor : geometry.model.tensors()) {
@@ -239,7 +239,6 @@ void Rounds::finish(Work& work) {
   for (std::size_t r = 1; r < places.size(); ++r) {
     places[r] = places[r - 1] + work.receive.sizes[r - 1];
   }
-  std::vector<formats::TargetWriter::TileBytes> written;
   for (Work::OwnTile& tile : work.tiles) {
     const Tile which = numbers_[tile.number];
     const ByteRange range = bytes_of(geometry_, which);
@@ -255,15 +254,20 @@ void Rounds::finish(Work& work) {
       place += slice.elements() * width;
     }
     writer_.put_other_bytes(which, tile.bytes);
-    written.push_back({which, tile.bytes});
   }
-  writer_.write(written, since_.crcs);
+  writer_.write(tiles_of(work), since_.crcs);
   for (const auto& [piece, digest] : work.read) since_.read[piece] += digest;
   for (const auto& [placement, digest] : work.arrived) since_.arrived[placement] += digest;
   for (const Work::OwnTile& tile : work.tiles) {
     since_.tiles.push_back(tile.number);
     bytes_since_ += tile.bytes.size();
   }
+}
+
+std::vector<formats::TargetWriter::TileBytes> Rounds::tiles_of(const Work& work) const {
+  std::vector<formats::TargetWriter::TileBytes> tiles;
+  for (const Work::OwnTile& tile : work.tiles) tiles.push_back({numbers_[tile.number], tile.bytes});
+  return tiles;
 }
 
 void Rounds::commit() {
@@ -283,7 +287,9 @@ bool Rounds::wants_commit() const {
 Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                   const std::function<void(const std::string&)>& waiting,
                   const std::function<void()>& check_stop) {
-  std::array<Work, 3> works;
+  // What is written together is so a step later: when all ranks are known to have it.
+  const std::size_t lag = write_together_ ? 3 : 2;
+  std::vector<Work> works(lag + 1);
   const std::size_t all = schedule_.rounds.size();
   const auto start = [&](auto&& work) {
     return std::async(std::launch::async, [work] { return attempt(work); });
@@ -315,24 +321,28 @@ Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progr
     wish = agreement->wait("move");
     agreement.reset();
   };
-  for (std::size_t step = 0; step < all + 2; ++step) {
+  const auto work_of = [&](std::size_t round) -> Work& { return works[round % works.size()]; };
+  for (std::size_t step = 0; step < all + lag; ++step) {
     std::future<std::optional<Error>> reading, writing;
     if (step < all) {
-      reading = start([&, step] { prepare(schedule_.rounds[step], works[step % 3]); });
+      reading = start([&, step] { prepare(schedule_.rounds[step], work_of(step)); });
     }
     const bool commits = wish == want_commit;
     if (commits) settle();  // for what a rank failed to write must not be committed by others
-    if (step >= 2) {
+    if (step >= 2 && step - 2 < all) {
       writing = start([&, step, commits] {
         if (commits) commit();
-        finish(works[(step - 2) % 3]);
+        finish(work_of(step - 2));
       });
     }
     settle();
     if (step >= 1 && step - 1 < all && comm_.size() > 1 && wish != want_stop) {
-      Work& work = works[(step - 1) % 3];
+      Work& work = work_of(step - 1);
       Exchange exchange(comm_, work.send, work.receive);
       finished(exchange, "exchanging");
+    }
+    if (write_together_ && step >= 3 && wish != want_stop) {  // all ranks throw, or none
+      write_together_(schedule_.rounds[step - 3], tiles_of(work_of(step - 3)));
     }
     std::optional<Error> mine = result(reading, [&] { return "reading " + reader_.busy_with(); });
     const std::optional<Error> other =
@@ -341,7 +351,7 @@ Moved Rounds::run(const std::function<void(std::uint64_t, std::uint64_t)>& progr
     if (!stop) stop = attempt(check_stop);
     agreement.emplace(comm_, mine, stop ? want_stop : wants_commit() ? want_commit : go_on);
     if (wish == want_stop) break;
-    if (step >= 2) progress(step - 1, all);
+    if (step >= lag) progress(step - lag + 1, all);
   }
   agreement->wait("move");
   agree(comm_, "move", [&] { commit(); });

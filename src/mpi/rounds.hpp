@@ -29,12 +29,17 @@ struct Commits {
   std::chrono::seconds seconds{};                  ///< the same in time
 };
 
+/// Writes what all ranks have to write together, on the thread that MPI runs on: called on all
+/// ranks at once, for each round, with this rank's tiles in it, when all ranks have theirs.
+using WriteTogether =
+    std::function<void(const Round&, std::span<const formats::TargetWriter::TileBytes>)>;
+
 /// The movement, round by round: read | exchange | write overlap (DESIGN.md section 4).
 class Rounds {
  public:
   Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan, const Schedule& schedule,
          const DigestWish& wish, formats::SourceReader& reader, formats::TargetWriter& writer,
-         const Commits& commits);
+         const Commits& commits, WriteTogether write_together = {});
 
   /// Collective. Runs all rounds; `progress(done, all)` is called on this thread after each, and
   /// `waiting(operation)` again and again while it waits in one; what `check_stop` throws ends it
@@ -53,6 +58,7 @@ class Rounds {
   void read_slices(Work& work);
   void pack(const Served& served, Work& work);
   void finish(Work& work);
+  [[nodiscard]] std::vector<formats::TargetWriter::TileBytes> tiles_of(const Work& work) const;
   void commit();
   [[nodiscard]] bool wants_commit() const;
 
@@ -66,6 +72,7 @@ class Rounds {
   TileNumbers numbers_;
   std::vector<Dims> canonical_strides_;  ///< by canonical tensor
   const Commits& commits_;
+  WriteTogether write_together_;
   Moved moved_, since_;  ///< up to the last commit, and since then
   std::uint64_t bytes_since_ = 0, bytes_sent_ = 0;
   std::chrono::steady_clock::time_point committed_ = std::chrono::steady_clock::now();

@@ -28,6 +28,9 @@ Described describe(const SampleOptions& options) {
   if (options.target.dtype) model.hyperparameters["dtype"] = torch_name(*options.target.dtype);
   d.source = formats::sample_source(model);
   formats::check_options({}, options.target, "");
+  if (!options.target.hdf5_filter.empty() && options.target.hdf5_filter != "none") {
+    throw Error(Kind::usage, "--hdf5-filter: a sample is written without, convert it");
+  }
   d.target = formats::dialect_named(options.target.to).describe(d.source, options.target, problems);
   problems.raise();
   for (const formats::FileDescription& file : d.target.files) {

@@ -111,7 +111,7 @@ Schedule make_schedule(const Comm& comm, const Geometry& geometry, Plan& plan,
 
   std::uint64_t slots = order.tiles.size();
   maximum(comm, {&slots, 1});
-  const Load load(comm, order, schedule.services, geometry.tile_bytes);
+  const Load load(comm, order, schedule.services, geometry.most_tile_bytes());
   std::vector<std::uint64_t> heaviest(slots);
   for (std::uint64_t slot = 0; slot < slots; ++slot) heaviest[slot] = load.of(slot, 1, 0);
   maximum(comm, heaviest);

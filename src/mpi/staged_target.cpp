@@ -139,7 +139,9 @@ void StagedTarget::seal(std::uint64_t first, std::uint64_t last, const Sums& sum
     for (std::uint32_t file = 0; file < numbers.files(); ++file) {
       const std::uint64_t begin = std::max(first, numbers.first(file));
       const std::uint64_t end = std::min(last, numbers.first(file + 1));
-      if (begin >= end) continue;
+      const bool filtered = growth_.target.files[file].is_filtered();
+      if (filtered && comm_.rank() == 0) writer_->seal_filtered(file, sums);
+      if (begin >= end || filtered) continue;
       writer_->write_trailer(file, static_cast<std::uint32_t>(begin - numbers.first(file)),
                              static_cast<std::uint32_t>(end - numbers.first(file)), sums);
     }

@@ -8,16 +8,32 @@
 #include "core/parallel.hpp"
 #include "core/strides.hpp"
 #include "core/transform.hpp"
+#include "formats/container/hdf5_chunks.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 
 namespace reshard::mpi {
 namespace {
 
+/// A chunk of a file that was just written.
+std::vector<std::byte> unpacked_chunk(const Chunking& chunks, const Chunking::Place& place,
+                                      std::vector<std::byte> stored) {
+  try {
+    return formats::unpack_chunk(chunks, place, std::move(stored));
+  } catch (const Error& error) {
+    throw Error(Kind::verification, error.what());
+  }
+}
+
 /// Holds tiles against what must be in them.
 class TileCheck {
  public:
-  TileCheck(const Geometry& geometry, const formats::Target& target, const Sums& sums,
-            const formats::TargetWriter& writer, const formats::FileSums& files)
-      : geometry_(geometry), target_(target), sums_(sums), writer_(writer), files_(files) {}
+  explicit TileCheck(const Written& written)
+      : geometry_(written.geometry),
+        target_(written.target),
+        sums_(written.sums),
+        writer_(written.writer),
+        filtered_(written.filtered),
+        files_(written.files) {}
 
   /// What tiles hold: by placement, and as bytes of files.
   struct Found {
@@ -30,8 +46,12 @@ class TileCheck {
     const std::span<std::byte> seen = read_.take(range.size());
     if (file_number_ != tile.file) file_ = writer_.reopen(tile.file);
     file_number_ = tile.file;
-    file_->read_at(range.first, seen);
-    files_.add(tile.file, range.first, seen, found.sums);
+    if (const auto packed = filtered_.find(tile.file); packed != filtered_.end()) {
+      unpack(packed->second, tile, seen, found.sums);
+    } else {
+      file_->read_at(range.first, seen);
+      files_.add(tile.file, range.first, seen, found.sums);
+    }
     std::uint64_t proven = range.first;  // up to here by digests, or compared below
     for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
       const TargetTensor& tensor = geometry_.tensors[t];
@@ -46,7 +66,64 @@ class TileCheck {
     compare(tile, range, {proven, range.last}, seen);
   }
 
+  /// Adds the bytes of a filtered file that are no tensor's.
+  void add_others(std::uint32_t file, formats::ByteSums& sums) {
+    const formats::File opened = writer_.reopen(file);
+    const formats::FileExtents& extents = files_.files()[file];
+    std::uint64_t at = 0;
+    for (std::size_t p = 0; p <= extents.parts.size(); ++p) {
+      const bool is_last = p == extents.parts.size();
+      const std::uint64_t end = is_last ? extents.bytes : extents.parts[p].range.first;
+      while (at < end) {
+        constexpr std::uint64_t most = std::uint64_t{1} << 20;
+        const std::span<std::byte> bytes = read_.take(std::min(end - at, most));
+        opened.read_at(at, bytes);
+        files_.add(file, at, bytes, sums);
+        at += bytes.size();
+      }
+      if (!is_last) at = extents.parts[p].range.last;
+    }
+  }
+
  private:
+  /// The elements of a filtered file's tile, out of its chunks, whose bytes are added to the sums.
+  void unpack(const FilteredFile& packed, Tile tile, std::span<std::byte> to,
+              formats::ByteSums& sums) {
+    const ByteRange range = bytes_of(geometry_, tile);
+    std::fill(to.begin(), to.end(), std::byte{0});
+    for (const std::uint32_t t : tensors_in(geometry_, tile.file, range)) {
+      const TargetTensor& tensor = geometry_.tensors[t];
+      const formats::TensorEntry& entry = packed.entry(tensor);
+      const std::uint64_t width = bytes(tensor.stored.dtype);
+      const std::uint64_t begin = std::max(range.first, tensor.base);
+      const std::uint64_t end = std::min(range.last, tensor.base + tensor.bytes);
+      const auto place = [&](std::uint64_t element, std::uint64_t count) {
+        return to.subspan(tensor.base + element * width - range.first, count * width);
+      };
+      with_context(target_.files[tile.file].path + ": " + tensor.stored.name, [&] {
+        if (!entry.chunks) {
+          file_->read_at(entry.offset, place(0, tensor.bytes / width));
+          files_.add(tile.file, entry.offset, place(0, tensor.bytes / width), sums);
+          return;
+        }
+        const Chunking& chunks = *entry.chunks;
+        std::uint64_t element = (begin - tensor.base) / width;
+        std::uint64_t number = formats::chunk_holding(chunks.shape, chunks.extent, element);
+        for (; element < (end - tensor.base) / width; ++number) {
+          std::vector<std::byte> stored(chunks.places[number].bytes);
+          file_->read_at(chunks.places[number].offset, stored);
+          files_.add(tile.file, chunks.places[number].offset, stored, sums);
+          const std::vector<std::byte> unpacked =
+              unpacked_chunk(chunks, chunks.places[number], std::move(stored));
+          const formats::ChunkElements held =
+              formats::elements_of_chunk(chunks.shape, chunks.extent, number);
+          std::copy_n(unpacked.begin(), held.count * width, place(held.first, held.count).begin());
+          element = held.first + held.count;
+        }
+      });
+    }
+  }
+
   /// Adds the digests of a tensor's placements in `part` of a tile; whether they hold all of it.
   bool add_digests(const TargetTensor& tensor, ByteRange range, ByteRange part,
                    std::span<const std::byte> seen, std::vector<Digest>& found) const {
@@ -121,6 +198,7 @@ class TileCheck {
   const formats::Target& target_;
   const Sums& sums_;
   const formats::TargetWriter& writer_;
+  const FilteredFiles& filtered_;
   const formats::FileSums& files_;
   std::optional<formats::File> file_;  ///< that the last tile was of
   std::uint32_t file_number_ = ~std::uint32_t{0};
@@ -164,11 +242,11 @@ void sum(const Comm& comm, formats::ByteSums& sums) {
   exclusive_or(comm, sums.others);
 }
 
-formats::ByteSums verify(const Comm& comm, const Geometry& geometry, const Plan& plan,
-                         const formats::Target& target, const Sums& sums,
-                         const formats::TargetWriter& writer, const formats::FileSums& files,
+formats::ByteSums verify(const Comm& comm, const Written& written, const Plan& plan,
                          std::uint64_t threads, const std::function<void()>& check_stop) {
-  TileCheck::Found found{std::vector<Digest>(geometry.placements), files.none()};
+  const Geometry& geometry = written.geometry;
+  const Sums& sums = written.sums;
+  TileCheck::Found found{std::vector<Digest>(geometry.placements), written.files.none()};
   agree(comm, "verify", [&] {
     const TileNumbers numbers(geometry);
     const auto other =
@@ -176,13 +254,16 @@ formats::ByteSums verify(const Comm& comm, const Geometry& geometry, const Plan&
     const std::uint64_t first = plan.share_begin[other], last = plan.share_begin[other + 1];
     std::vector<TileCheck::Found> parts(threads, found);
     for_each(threads, threads, [&](std::uint64_t part) {
-      TileCheck check(geometry, target, sums, writer, files);
+      TileCheck check(written);
       const std::uint64_t end = first + (last - first) * (part + 1) / threads;
       for (std::uint64_t n = first + (last - first) * part / threads; n < end; ++n) {
         check_stop();
         check.check(numbers[n], parts[part]);
       }
     });
+    for (const auto& [file, packed] : written.filtered) {
+      if (comm.rank() == 0) TileCheck(written).add_others(file, found.sums);
+    }
     for (const TileCheck::Found& part : parts) {
       for (std::size_t i = 0; i < part.placements.size(); ++i) {
         found.placements[i] += part.placements[i];
@@ -198,9 +279,10 @@ formats::ByteSums verify(const Comm& comm, const Geometry& geometry, const Plan&
       const TargetTensor& tensor = tensor_of(geometry, i);
       const Placement& placement = tensor.stored.placements[i - tensor.first_placement];
       throw Error(Kind::verification,
-                  target.files[tensor.file].path + ": " + tensor.stored.name + ": the numbers of " +
-                      geometry.model[placement.tensor].role + " in the file have the digest " +
-                      found.placements[i].hex() + ", those sent " + sums.arrived[i].hex());
+                  written.target.files[tensor.file].path + ": " + tensor.stored.name +
+                      ": the numbers of " + geometry.model[placement.tensor].role +
+                      " in the file have the digest " + found.placements[i].hex() +
+                      ", those sent " + sums.arrived[i].hex());
     }
   });
   return std::move(found.sums);

@@ -38,7 +38,11 @@ std::vector<bool> chosen(const formats::FileSums& sums, std::size_t tensors,
   if (!options.sample) return wanted;
   std::vector<std::uint64_t> sizes;
   for (const formats::FileExtents& file : sums.files()) {
-    for (const ByteRange& tensor : file.tensors) sizes.push_back(tensor.size());
+    const std::size_t begin = sizes.size();
+    sizes.resize(begin + file.tensors);
+    for (const formats::FileExtents::Part& part : file.parts) {
+      sizes[begin + part.tensor] += part.range.size();
+    }
   }
   const double all = static_cast<double>(std::accumulate(sizes.begin(), sizes.end(), 0.0));
   std::vector<std::size_t> order(tensors);
@@ -64,10 +68,10 @@ void add_parts(const formats::FileSums& sums, std::size_t file, const std::vecto
     }
   };
   std::uint64_t begin = 0;
-  for (std::size_t t = 0; t < extents.tensors.size(); ++t) {
-    if (wanted[sums.first_tensor(file) + t]) continue;
-    add(begin, extents.tensors[t].first);
-    begin = extents.tensors[t].last;
+  for (const formats::FileExtents::Part& part : extents.parts) {
+    if (wanted[sums.first_tensor(file) + part.tensor]) continue;
+    add(begin, part.range.first);
+    begin = part.range.last;
   }
   add(begin, extents.bytes);
 }

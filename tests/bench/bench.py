@@ -120,8 +120,10 @@ def main():
     jobs["hf -> torch_dist tp2pp2"] = ("hf", dist)
     jobs["hf -> hdf5"] = ("hf", ["--to", "hdf5"])
     jobs["hf -> hdf5, no verify"] = ("hf", ["--to", "hdf5", "--no-verify"])
+    jobs["hf -> hdf5, fletcher32"] = ("hf", ["--to", "hdf5", "--hdf5-filter", "fletcher32"])
     for ranks in map(int, options.ranks.split(",")):
         measure(bench, ranks, options.repeat, "tp2pp2", jobs)
+        measure(bench, ranks, 1, "tp2pp2", {"hf -> hdf5, deflate": ("hf", ["--to", "hdf5", "--hdf5-filter", "deflate"])})
     for name in ("tp2pp2", "hf", "dist"):
         shutil.rmtree(bench.folder / name)
     older_flows(bench, options)
@@ -148,15 +150,17 @@ def older_flows(bench, options):
 
 
 def large_dataset(bench):
-    """A dataset above 4 GiB, written and read by 4 ranks; the source is a hole."""
+    """A dataset above 4 GiB, written and read by 4 ranks, contiguous and in chunks; the source is a hole."""
     sizes = ["--layers", 1, "--hidden", 4096, "--heads", 32, "--ffn", 256, "--vocab", 540000, "--positions", 64]
     bench.run(2, "sample", bench.folder / "large", "--family", "gpt2", *sizes, "--dtype", "bf16", "--to", "hf", "--sparse")
-    seconds, report = bench.run(4, "convert", bench.folder / "large", bench.folder / "h5", "--to", "hdf5", "--quiet", "--json")
-    print(f"    4  hf -> hdf5, a dataset above 4 GiB  {seconds:7.2f} s, {report['target_bytes'] / 1e9:.2f} GB")
+    for filter in ("none", "fletcher32", "deflate"):
+        flags = ["--to", "hdf5", "--hdf5-filter", filter, "--quiet", "--json"]
+        seconds, report = bench.run(4, "convert", bench.folder / "large", bench.folder / "h5", *flags)
+        print(f"    4  hf -> hdf5, above 4 GiB, {filter:10}  {seconds:7.2f} s, {report['target_bytes'] / 1e9:.2f} GB")
+        seconds, _ = bench.convert(4, "h5", ["--to", "hf"])
+        print(f"    4  hdf5 -> hf, above 4 GiB, {filter:10}  {seconds:7.2f} s")
+        shutil.rmtree(bench.folder / "h5")
     shutil.rmtree(bench.folder / "large")
-    seconds, _ = bench.convert(4, "h5", ["--to", "hf"])
-    print(f"    4  hdf5 -> hf, a dataset above 4 GiB  {seconds:7.2f} s")
-    shutil.rmtree(bench.folder / "h5")
 
 
 def plan_items(bench):

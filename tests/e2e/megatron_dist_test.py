@@ -407,9 +407,14 @@ def check_proof(data, reshard, scratch):
 
 
 def check_resume(data, reshard, scratch):
-    """A conversion that a signal stops goes on with other ranks, and writes the bytes of one that never stopped."""
+    """A conversion that a signal stops goes on with other ranks, and writes the bytes of one that never stopped; inspect reads headers."""
     root = pathlib.Path(scratch, "resume")
     reshard.run("sample", root / "source", "--family", "llama", "--parameters", "6e7", "--to", "megatron-dist", "--tp", "2", "--pp", "2")
+    # A shell counts as its own what its children have read.
+    script = f'"{reshard.binary}" inspect "{root / "source"}" > /dev/null && cat /proc/$$/io'
+    counted = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    read, size = int(counted.split()[1]), sum(path.stat().st_size for path in (root / "source").rglob("*"))
+    assert read < 0.03 * size, f"inspect reads {read} of {size} bytes"
     flags = ["--to", "megatron-dist", "--tp", "4", "--dist-files", "2", "--memory", "4MiB", "--journal-interval", "1MiB"]
     reshard.convert(root / "source", root / "wanted", *flags, ranks=2)
     command = [reshard.binary, "convert", str(root / "source"), str(root / "target"), *flags, "--quiet"]

@@ -237,37 +237,43 @@ def refuses(submit):
 
 def takes_older_lines(submit):
     """The older script's command line, under both of its names."""
-    image, template = submit.folder / "image.sif", submit.folder / "hf"
+    image, clone = submit.folder / "image.sif", submit.folder / "Open-Sci-hf"
     image.write_text("")
-    (template / "sample").mkdir(parents=True)
+    sample = clone / "sample"  # what the project's repository has there
+    sample.mkdir(parents=True)
+    classes = {"AutoConfig": "configuration_opensci.OpensciConfig", "AutoModelForCausalLM": "modeling_opensci.OpensciForCausalLM"}
+    (sample / "config.json").write_text(json.dumps({"model_type": "opensci", "auto_map": classes}))
+    for name in ("configuration_opensci.py", "modeling_opensci.py"):
+        (sample / name).write_text(f"# {name}\n")
+    (sample / "tokenizer.json").write_text(json.dumps({"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}))
+    checkpoint = submit.logs.parent / "opensci" / "opensci-bias" / "torch_dist-tp1-pp2"
     log = submit.folder / "logs-of-runs" / "my.run.out"
     log.parent.mkdir()
-    text = (submit.logs / "fresh.out").read_text().replace("/scratch/run3/checkpoints", str(submit.source))
-    log.write_text(text.replace("pipeline_model_parallel_size .................... 1", "pipeline_model_parallel_size .................... 2"))
+    log.write_text((submit.logs / "opensci-bias.out").read_text().replace("/scratch/run2/checkpoints", str(checkpoint)))
     nine = ["--account", "a", "--partition", "p", "--convert_logs_dir", "cl", "--container_image", image, "--opensci_megatron_path", "x", "--megatron_path", "y",
-            "--open_sci_hf_path", template, "--train_logs_dir_or_path", log.parent, "--save_checkpoints_dir", "sc"]  # fmt: skip
+            "--open_sci_hf_path", clone, "--train_logs_dir_or_path", log.parent, "--save_checkpoints_dir", "sc"]  # fmt: skip
+    model, hf = f"{submit.folder}/sc/torch/my.run/torch/iter_0000003", submit.folder / "sc/hf/my.run"
     for name in ("convert_megatron_to_hf", "converter"):
         link = submit.folder / name
         link.symlink_to(submit.binary)
-        has_template = "--hf-template" in submit.run("submit", "--help")
-        if not has_template:
-            said = submit.run(*nine, "--dry-run", "--no-check", program=link, code=2)
-            assert "--hf-template" in said, said
-        # What a template must hold is convert's to say; the flow itself goes without.
-        words = [word for word in nine if word not in ("--open_sci_hf_path", template)]
-        done = subprocess.run([link, *map(str, words), "--dry-run", "--no-check", "--json"], env=submit.environment, cwd=submit.folder, capture_output=True, text=True)
+        done = subprocess.run([link, *map(str, nine), "--dry-run", "--no-check", "--json"], env=submit.environment, cwd=submit.folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "--megatron_path: no longer needed" in done.stderr and "--opensci_megatron_path: no longer needed" in done.stderr
         (job,) = json.loads(done.stdout)["jobs"]
         tasks = {unit: words for unit, _, words in tasks_of(job["script"])}
-        assert set(tasks) == {f"{submit.folder}/sc/torch/my.run/torch/iter_0000003", f"{submit.folder}/sc/hf/my.run"}, tasks
+        assert set(tasks) == {model, str(hf)}, tasks
         for unit, words in tasks.items():
-            assert words[words.index("--to") + 1] == ("hf" if "/hf/" in unit else "megatron"), words
+            assert words[words.index("--to") + 1] == ("hf" if unit == str(hf) else "megatron"), words
         assert "#SBATCH --account=a\n" in job["script"] and array_of(job["script"], "launcher")[0] == "apptainer"
+        assert f"{clone}:" in array_of(job["script"], "launcher")[3] or f"{submit.folder}:" in array_of(job["script"], "launcher")[3]
     for words in tasks.values():
         submit.run(*words, "--quiet")
-    assert (submit.folder / "sc/torch/my.run/torch/latest_checkpointed_iteration.txt").read_text().strip() == "3"
-    assert (submit.folder / "sc/hf/my.run/model.safetensors").exists()
+    assert (submit.folder / "sc/torch/my.run/torch" / TRACKER).read_text().strip() == "3"
+    for name in ("modeling_opensci.py", "configuration_opensci.py", "tokenizer.json"):
+        assert (hf / name).read_bytes() == (sample / name).read_bytes()
+    assert json.loads((hf / "config.json").read_text())["model_type"] == "opensci"
+    submit.run("verify", hf)
+    submit.run("compare", model, checkpoint)  # hf has zero biases besides, as its class wants them
 
 
 def writes_records(submit):

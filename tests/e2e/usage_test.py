@@ -140,7 +140,8 @@ def foreign(words, *files):
     CASES.append((f"a folder with {files[0]}", damage, INPUT, words, "hf", TO_HF, 1))
 
 
-foreign(("is torch_dist",), "iter_0000003/__0_0.distcp", "iter_0000003/.metadata")
+foreign(("release is a torch_dist checkpoint", "pass it"), "release/__0_0.distcp", "release/.metadata")
+foreign(("one level down", "source/weights"), "weights/__0_0.distcp", "weights/.metadata")
 foreign(("DeepSpeed (ZeRO)", "none of the model"), "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt")
 foreign(("universal checkpoint",), "global_step3_universal/zero/a/fp32.pt", "global_step3_universal/mp_rank_00_model_states.pt")
 foreign(("weights.h5", "H5Fopen"), "weights.h5")

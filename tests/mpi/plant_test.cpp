@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+#include <hdf5.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -60,10 +62,56 @@ struct Rows {
   }
 };
 
+/// Bytes of a file while HDF5's library changes or reads a dataset in chunks, with its filters.
+class PackedFile {
+ public:
+  explicit PackedFile(const std::string& bytes)
+      : path_(fs::temp_directory_path() / ("plant-" + std::to_string(getpid()) + ".h5")) {
+    write(path_, bytes);
+    file_ = H5Fopen(path_.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  }
+  PackedFile(const PackedFile&) = delete;
+  PackedFile& operator=(const PackedFile&) = delete;
+  ~PackedFile() { fs::remove(path_); }
+
+  /// The elements of a tensor; `to` has their size.
+  void get(const std::string& tensor, std::string& to) const { transfer(tensor, to, true); }
+  void put(const std::string& tensor, std::string from) const { transfer(tensor, from, false); }
+  /// The bytes of the file at the end.
+  [[nodiscard]] std::string bytes() {
+    EXPECT_GE(H5Fclose(file_), 0);
+    std::ifstream file(path_, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  }
+
+ private:
+  void transfer(const std::string& tensor, std::string& bytes, bool reads) const {
+    const hid_t dataset = H5Dopen2(file_, ("/tensors/" + tensor).c_str(), H5P_DEFAULT);
+    const hid_t type = H5Dget_type(dataset);
+    const herr_t code = reads
+                            ? H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data())
+                            : H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data());
+    EXPECT_GE(code, 0) << tensor;
+    H5Tclose(type);
+    H5Dclose(dataset);
+  }
+
+  std::string path_;
+  hid_t file_;
+};
+
 Rows rows_of(const Planted& planted, const formats::Manifest::File& file,
              const formats::Manifest::Tensor& tensor) {
   Rows rows;
-  rows.bytes = planted.files.at(file.path).substr(tensor.offset, tensor.bytes);
+  const std::string& all = planted.files.at(file.path);
+  if (tensor.chunks.empty()) {
+    rows.bytes = all.substr(tensor.offset, tensor.bytes);
+  } else {
+    rows.bytes.resize(tensor.bytes);
+    PackedFile packed(all);
+    packed.get(tensor.name, rows.bytes);
+    EXPECT_EQ(packed.bytes().size(), all.size());
+  }
   rows.width = bytes(tensor.dtype);
   rows.count = tensor.shape.empty() ? 1 : tensor.shape[0];
   rows.row = rows.count == 0 ? 0 : rows.bytes.size() / rows.count;
@@ -134,9 +182,10 @@ class Planter {
 
   /// A random fault that changes at least one byte; the kind is counted by name.
   Fault next(std::map<std::string, int>& counts) {
-    static const char* const names[] = {
-        "bit",        "rows",         "columns", "heads",   "qkv order",  "shift",        "zeros",
-        "transposed", "other tensor", "stale",   "any bit", "header bit", "cut or longer"};
+    static const char* const names[] = {"bit",           "rows",     "columns", "heads",
+                                        "qkv order",     "shift",    "zeros",   "transposed",
+                                        "other tensor",  "stale",    "any bit", "header bit",
+                                        "cut or longer", "chunk bit"};
     for (;;) {
       const auto kind = static_cast<int>(below(random_, std::size(names)));
       Fault fault = kind < 9 ? in_tensor(kind) : in_file(kind);
@@ -168,11 +217,31 @@ class Planter {
       damage(rows, kind, random_);
     }
     std::string bytes = planted_.files.at(file.path);
-    bytes.replace(tensor.offset, tensor.bytes, rows.bytes);
+    if (tensor.chunks.empty()) {
+      bytes.replace(tensor.offset, tensor.bytes, rows.bytes);
+      return {file.path, tensor.name, std::move(bytes)};
+    }
+    PackedFile packed(bytes);
+    packed.put(tensor.name, rows.bytes);
+    std::string after = packed.bytes();
+    // Of a file of another size none is read, so none is named.
+    const bool same_size = after.size() == bytes.size();
+    return {file.path, same_size ? tensor.name : "", std::move(after)};
+  }
+
+  /// A bit of a chunk as it is stored.
+  Fault in_chunk(const formats::Manifest::File& file) {
+    if (file.tensors.empty()) return {};
+    const formats::Manifest::Tensor& tensor = file.tensors[below(random_, file.tensors.size())];
+    if (tensor.chunks.empty()) return {};
+    const ByteRange& chunk = tensor.chunks[below(random_, tensor.chunks.size())];
+    std::string bytes = planted_.files.at(file.path);
+    bytes[chunk.first + below(random_, chunk.size())] ^= static_cast<char>(1 << below(random_, 8));
     return {file.path, tensor.name, std::move(bytes)};
   }
 
   Fault in_file(int kind) {
+    if (kind == 13) return in_chunk(any_file());
     if (kind == 9) {
       const std::string& path = any_file().path;
       return {path, "", planted_.stale.at(path)};
@@ -181,8 +250,9 @@ class Planter {
       const formats::Manifest::File& file = any_file();
       std::string bytes = planted_.files.at(file.path);
       const std::size_t at = below(random_, bytes.size());
-      for (const auto& tensor : file.tensors) {
-        if (at >= tensor.offset && at < tensor.offset + tensor.bytes) return {};
+      const auto number = static_cast<std::size_t>(&file - planted_.manifest.files.data());
+      for (const auto& part : formats::extents_of(planted_.manifest)[number].parts) {
+        if (at >= part.range.first && at < part.range.last) return {};
       }
       bytes[at] ^= static_cast<char>(1 << below(random_, 8));
       return {file.path, "", std::move(bytes)};
@@ -214,6 +284,14 @@ formats::TargetOptions target_of(const char* to, std::uint64_t tp = 0, std::uint
   target.to = to;
   if (tp != 0) target.tp = tp;
   if (pp != 0) target.pp = pp;
+  return target;
+}
+
+/// HDF5 in many small chunks.
+formats::TargetOptions filtered(const char* filter) {
+  formats::TargetOptions target = target_of("hdf5");
+  target.hdf5_filter = filter;
+  target.hdf5_chunk_bytes = 4096;
   return target;
 }
 
@@ -278,13 +356,19 @@ TEST_F(Plant, EveryFaultIsFoundAndNamed) {
   const int faults = wish == nullptr ? 600 : std::atoi(wish);
   formats::TargetOptions half = target_of("hf-bin");
   half.dtype = Dtype::bf16;
+  formats::TargetOptions canonical = target_of("hdf5");
+  canonical.hdf5_names = "canonical";
   const Target targets[] = {{"llama", target_of("hf")},
                             {"gpt2", half},
                             {"mixtral", target_of("megatron", 2, 2)},
                             {"mixtral", target_of("megatron-dist", 2, 2)},
                             {"gpt2", target_of("megatron-deepspeed", 2, 2)},
                             {"llama", target_of("megatron-deepspeed", 2, 1)},
-                            {"gpt2", target_of("merak", 2, 2)}};
+                            {"gpt2", target_of("merak", 2, 2)},
+                            {"llama", target_of("hdf5")},
+                            {"mixtral", canonical},
+                            {"gpt2", filtered("fletcher32")},
+                            {"llama", filtered("deflate")}};
   Random random(20240901);
   std::map<std::string, int> counts;
   int planted_faults = 0, missed = 0;

@@ -102,7 +102,7 @@ def register_zips():
         refused(f"name {title}", packed([*standard(pickles.BEGIN + b"K\1."), Record(name, b"x", local_name=b"a/other")]))
         hostile("zip", f"first name {title}", packed([Record(name, b"x"), *standard()]), shown=True)
     refused("two end records", packed(standard(), more=end(3, 100, 0)))
-    refused("an end record in the comment", packed(standard(), make_end=lambda n, size, at: end(n, size, at, end(n, size, at))), "more than one")
+    refused("an end record in the comment", packed(standard(), make_end=lambda n, size, at: end(n, size, at, end(n, size, at))), "does not end at the end record")
     refused("bytes before", packed(standard(), prefix=b"#!/bin/sh\ntouch EXECUTED\nexit\n"), "neither")
     refused("bytes before that look like a record", packed(standard(), prefix=b"PK\3\4" + b"\0" * 26), "does not begin")
     refused("bytes behind", packed(standard(), more=b"x"), "no end record")

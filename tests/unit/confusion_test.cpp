@@ -22,9 +22,9 @@ namespace fs = std::filesystem;
 /// One of how many values is tried: RESHARD_CONFUSION_STEP, 1 for all in half an hour.
 std::size_t step() {
 #ifdef __SANITIZE_ADDRESS__
-  constexpr std::size_t usual = 997;  // for one takes ten times as long
+  constexpr std::size_t usual = 1999;  // for one takes ten times as long
 #else
-  constexpr std::size_t usual = 101;
+  constexpr std::size_t usual = 211;
 #endif
   const char* wanted = std::getenv("RESHARD_CONFUSION_STEP");
   return wanted != nullptr ? std::stoul(wanted) : usual;
@@ -175,19 +175,23 @@ void confuse_config(const Subject& subject) {
 
 /// What a torch file says besides its tensors: args and what they hold; at the top, where not told
 /// otherwise, numbers. The rest of the facts the reader of headers makes itself.
-void confuse_facts(const Subject& subject, std::size_t file,
+void confuse_facts(const Subject& subject, const std::function<Json&(Subject&)>& facts,
                    const std::set<std::string>& whole_values) {
   const std::set<std::string> made = {"/keys", "/content",      "/flat", "/module",
                                       "/root", "/stage_layers", "/rank"};
-  confuse(
-      subject, [file](Subject& s) -> Json& { return s.indices[file].facts; },
-      [&](const std::string& place, const Json& value) {
-        if (place.empty() || made.contains(place)) return false;
-        const bool is_deep = place.find('/', 1) != std::string::npos;
-        const bool is_number = value.is_primitive() && !value.is_string();
-        if (place == "/args" && !whole_values.contains(place)) return value.is_object();
-        return is_deep || is_number || whole_values.contains(place);
-      });
+  confuse(subject, facts, [&](const std::string& place, const Json& value) {
+    if (place.empty() || made.contains(place)) return false;
+    const bool is_deep = place.find('/', 1) != std::string::npos;
+    const bool is_number = value.is_primitive() && !value.is_string();
+    if (place == "/args" && !whole_values.contains(place)) return value.is_object();
+    return is_deep || is_number || whole_values.contains(place);
+  });
+}
+
+void confuse_facts(const Subject& subject, std::size_t file,
+                   const std::set<std::string>& whole_values) {
+  const auto facts = [file](Subject& s) -> Json& { return s.indices[file].facts; };
+  confuse_facts(subject, facts, whole_values);
 }
 
 TEST(Confusion, ConfigsOfHuggingFace) {
@@ -200,6 +204,14 @@ TEST(Confusion, FactsOfMegatron) {
   for (const char* name : {"llama-gqa/torch-tp2-pp2", "gpt2-legacy/torch-tp1-pp1",
                            "mixtral-moe/torch-tp1-pp1-ep2", "qwen3/torch-tp1-pp2-vpp2"}) {
     confuse_facts(subject_of(data / "megatron" / name), 0, {});
+  }
+}
+
+TEST(Confusion, CommonStateOfMegatronDist) {
+  const auto common = [](Subject& s) -> Json& { return s.found.facts.at("common"); };
+  for (const char* name :
+       {"llama-core012/torch_dist-dopt-tp2-pp1-dp2", "mixtral-moe/torch_dist-tp1-pp2-ep2"}) {
+    confuse_facts(subject_of(data / "megatron" / name), common, {});
   }
 }
 

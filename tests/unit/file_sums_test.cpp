@@ -16,21 +16,32 @@ std::uint32_t crc_by_zlib(const Bytes& bytes) {
       crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
 }
 
-/// A file of random bytes with tensors at random places, some empty, some side by side.
+/// A file of random bytes with tensors at random places, some empty, some side by side, some in
+/// several parts of which later ones may come first.
 struct RandomFile {
   explicit RandomFile(std::mt19937& random) {
     std::uint64_t at = random() % 3 == 0 ? 0 : random() % 50;
-    for (std::uint64_t left = random() % 6; left > 0; --left) {
+    std::vector<ByteRange> ranges;
+    for (std::uint64_t left = random() % 9; left > 0; --left) {
       const std::uint64_t size = random() % 4 == 0 ? 0 : random() % 3000;
-      extents.tensors.push_back({at, at + size});
+      ranges.push_back({at, at + size});
       at += size + (random() % 3 == 0 ? 0 : random() % 70);
     }
+    std::shuffle(ranges.begin(), ranges.end(), random);
+    for (std::span<const ByteRange> left = ranges; !left.empty();) {
+      const std::size_t count = 1 + random() % std::min<std::size_t>(left.size(), 3);
+      tensors.emplace_back(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(count));
+      extents.add(tensors.back());
+      left = left.subspan(count);
+    }
+    extents.sort();
     extents.bytes = at + random() % 40;
     for (std::uint64_t i = 0; i < extents.bytes; ++i) {
       bytes.push_back(static_cast<std::byte>(random()));
     }
   }
   FileExtents extents;
+  std::vector<std::vector<ByteRange>> tensors;
   Bytes bytes;
 };
 
@@ -73,11 +84,17 @@ TEST(FileSums, AddUpOverPartsInAnyOrder) {
                       files[f].bytes.begin() + static_cast<std::ptrdiff_t>(last));
       };
       EXPECT_EQ(sums.first_tensor(f), number);
-      for (const ByteRange& tensor : extents[f].tensors) {
-        add_others(end, tensor.first);
-        end = tensor.last;
-        const auto bytes = std::span(files[f].bytes).subspan(tensor.first, tensor.size());
-        EXPECT_EQ(all.tensors[number++], digest_run(bytes, 1, 0));
+      for (const std::vector<ByteRange>& ranges : files[f].tensors) {
+        Bytes tensor;
+        for (const ByteRange& range : ranges) {
+          const auto part = std::span(files[f].bytes).subspan(range.first, range.size());
+          tensor.insert(tensor.end(), part.begin(), part.end());
+        }
+        EXPECT_EQ(all.tensors[number++], digest_run(tensor, 1, 0));
+      }
+      for (const FileExtents::Part& part : extents[f].parts) {
+        add_others(end, part.range.first);
+        end = part.range.last;
       }
       add_others(end, files[f].bytes.size());
       EXPECT_EQ(all.others[f], crc_by_zlib(others));

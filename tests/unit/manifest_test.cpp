@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 
 #include "core/error.hpp"
@@ -45,7 +46,13 @@ Manifest sample() {
                       .offset = 92,
                       .bytes = 1,
                       .constant = "causal_mask",
-                      .digest = Digest{3, 4}}};
+                      .digest = Digest{3, 4}},
+                     {.name = "packed",
+                      .dtype = Dtype::f64,
+                      .shape = {3},
+                      .bytes = 24,
+                      .chunks = {{40, 60}, {7, 17}},
+                      .digest = Digest{9, 9}}};
   manifest.files = {weights, {.path = "config.json", .bytes = 2, .others = 1}};
   return manifest;
 }
@@ -76,6 +83,13 @@ TEST(Manifest, ComesBackAsItWasWritten) {
   const Manifest back = read_manifest(text, "here");
   EXPECT_EQ(manifest_text(back), text);
   EXPECT_EQ(back.files[0].tensors[0].bytes, 32U);
+  const FileExtents extents = extents_of(back)[0];
+  EXPECT_EQ(extents.tensors, 3U);
+  ASSERT_EQ(extents.parts.size(), 4U);
+  const FileExtents::Part& first = extents.parts[0];  // the second chunk of the last tensor
+  EXPECT_EQ((std::array{first.range.first, first.range.last, first.before}),
+            (std::array<std::uint64_t, 3>{7, 17, 20}));
+  EXPECT_EQ(first.tensor, 2U);
   EXPECT_EQ(back.tensors[1].source_digest, (Digest{8, 2}));
   EXPECT_EQ(Json::parse(text).at("facts").at("source").at("path"), "a\nb");
 }
@@ -105,6 +119,10 @@ TEST(Manifest, OfAStrangerIsHeldAgainstItself) {
   const std::pair<std::pair<std::string, std::string>, std::string> cases[] = {
       {{"\"offset\":92", "\"offset\":91"}, "over another or beyond"},
       {{"\"offset\":92", "\"offset\":100"}, "over another or beyond"},
+      {{"[7,10]", "[7,34]"}, "packed lies at 40 over another or beyond"},
+      {{"[7,10]", "[98,3]"}, "packed lies at 98 over another or beyond"},
+      {{"[7,10]", "[18446744073709551615,2]"}, "64 bits"},
+      {{"[7,10]", "[7]"}, ""},
       {{"\"offset\":92", "\"offset\":18446744073709551615"}, "64 bits"},
       {{"\"shape\":[4,4]", "\"shape\":[4294967296,4294967296]"}, "64 bits"},
       {{"a/b.safetensors", "a/../../b"}, "is not in the folder"},
@@ -113,8 +131,8 @@ TEST(Manifest, OfAStrangerIsHeldAgainstItself) {
       {{"\"others\":\"deadbeef\"", "\"others\":\"deadbeefs\""}, "CRC-32"},
       {{"00000000000000020000000000000001", "0000000000000002000000000000000z"}, "digest"},
       {{"\"version\": 1", "\"version\": 2"}, "version 1"},
-      {{"\"tensors\":2", "\"tensors\":4"}, ""},
-      {{"\"tensors\":2", "\"tensors\":-1"}, ""},
+      {{"\"tensors\":3", "\"tensors\":5"}, ""},
+      {{"\"tensors\":3", "\"tensors\":-1"}, ""},
       {{"\"proven\": true", "\"proven\": 7"}, ""},
       {{"\"facts\": {", "\"facts\": " + std::string(30, '[') + std::string(30, ']') + ", \"x\": {"},
        "too deep"}};

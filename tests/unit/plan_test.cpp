@@ -184,6 +184,35 @@ TEST(Plan, TilesOfTheSameSourceBytesAreWorkedOnTogether) {
   }
 }
 
+TEST(Plan, FilesWithTilesOfTheirOwnAreWrittenInOrder) {
+  Geometry geometry = plain({1000, 300}, 64);
+  EXPECT_FALSE(make_plan(geometry, 3).in_order);
+  geometry.targets[0].borders = {0, 10, 300, 301, 1000};
+  const TileNumbers tiles(geometry);
+  EXPECT_EQ(tiles.first(1), 4U);
+  EXPECT_EQ(tiles.size(), 4U + 5U);
+  EXPECT_EQ(geometry.most_tile_bytes(), 699U);
+  const std::pair<Tile, ByteRange> cases[] = {
+      {{0, 0}, {0, 10}}, {{0, 1}, {10, 300}}, {{0, 3}, {301, 1000}}, {{1, 0}, {0, 64}}};
+  for (const auto& [tile, range] : cases) {
+    EXPECT_EQ(bytes_of(geometry, tile).first, range.first);
+    EXPECT_EQ(bytes_of(geometry, tile).last, range.last);
+  }
+  for (const int ranks : {1, 2, 3, 4, 7, 20}) {
+    const Plan plan = owned_plan(geometry, ranks);
+    EXPECT_TRUE(plan.in_order);
+    for (int rank = 0; rank < ranks; ++rank) {
+      const std::vector<std::uint64_t> order = order_share(geometry, plan, rank).tiles;
+      std::vector<std::uint64_t> wanted;  // in slot s the ranks hold tiles s * ranks, ...
+      for (auto n = static_cast<std::uint64_t>(rank); n < tiles.size();
+           n += static_cast<std::uint64_t>(ranks)) {
+        wanted.push_back(n);
+      }
+      EXPECT_EQ(order, wanted) << "rank " << rank << " of " << ranks;
+    }
+  }
+}
+
 void expect_even(const Geometry& geometry, int ranks, const std::string& what) {
   const Plan plan = owned_plan(geometry, ranks);
   const TileNumbers tiles(geometry);

@@ -59,6 +59,7 @@ struct FileLayout {
   std::vector<Literal> literals;  ///< known now: headers, padding; ascending, never overlapping
   std::vector<Data> data;         ///< ascending by offset; with the literals covers what is known
   std::vector<Copy> copies = {};  ///< ascending by offset
+  std::vector<std::uint64_t> borders = {};  ///< of tiles, see TargetFile; of one that is packed
 };
 
 /// Name, dtype and shape of a tensor to be written.

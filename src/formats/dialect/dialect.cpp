@@ -11,6 +11,7 @@
 #include "formats/dialect/megatron_dist.hpp"
 #include "formats/dialect/megds.hpp"
 #include "formats/dialect/merak.hpp"
+#include "formats/dialect/template.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -135,6 +136,7 @@ Found detect(const SourceOptions& wanted) {
                                  looked_for + ")" + (hint.empty() ? "" : ": " + hint));
   }
   check_ignored_keys(options.ignore_config, found->facts.value("config", Json()));
+  add_template(options, *found);
   return *found;
 }
 

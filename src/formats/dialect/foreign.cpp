@@ -62,7 +62,9 @@ std::string hint_of_folder(const fs::path& folder) {
     return folder.string() + " keeps its weights one level down: pass " +
            (folder / "weights").string();
   }
-  if (has("*.distcp") || has(".metadata")) return not_read(folder, "torch_dist", "megatron-dist");
+  if (has("*.distcp") && has(".metadata")) {  // only below a root without a tracker
+    return folder.string() + " is a torch_dist checkpoint, which no tracker names: pass it";
+  }
   if (has("zero") && has("mp_rank_*_model_states.pt")) {
     return not_read(folder, "a universal checkpoint of DeepSpeed", "universal");
   }

@@ -122,6 +122,26 @@ Source open_canonical(const Found& found, const FileIndex& index, const SourceOp
   return source;
 }
 
+/// How the user wishes datasets to be packed; Error(usage) for what cannot be.
+Hdf5Packing packing_of(const TargetOptions& options) {
+  Hdf5Packing packing;
+  if (options.hdf5_filter.empty() || options.hdf5_filter == "none") {
+    if (options.hdf5_chunk_bytes) {
+      throw Error(Kind::usage, "--hdf5-chunk-size: datasets without --hdf5-filter are contiguous");
+    }
+    return packing;
+  }
+  check_hdf5_filter(options.hdf5_filter);
+  packing.filter = options.hdf5_filter;
+  packing.chunk_bytes = options.hdf5_chunk_bytes.value_or(packing.chunk_bytes);
+  if (packing.chunk_bytes < 16 || packing.chunk_bytes > Hdf5Packing::most_chunk_bytes) {
+    throw Error(Kind::usage, "--hdf5-chunk-size " + std::to_string(packing.chunk_bytes) +
+                                 ": wanted 16 to " + std::to_string(Hdf5Packing::most_chunk_bytes) +
+                                 " bytes");
+  }
+  return packing;
+}
+
 /// The files within the file, and those beside it that have other names.
 std::vector<Companion> inner_companions(const Found& found, const FileIndex& index,
                                         const std::vector<Companion>& beside) {
@@ -221,6 +241,7 @@ Target Hdf5::describe(const Source& source, const TargetOptions& options,
   FileDescription file;
   file.path = file_name;
   file.container = FileDescription::Container::hdf5;
+  file.packing = packing_of(options);
   if (canonical) {
     file.tensors = canonical_tensors(source.model);
     for (StoredTensor& tensor : file.tensors) {

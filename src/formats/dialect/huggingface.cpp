@@ -8,6 +8,7 @@
 #include "families/pattern.hpp"
 #include "families/record.hpp"
 #include "formats/dialect/rows.hpp"
+#include "formats/dialect/template.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -130,7 +131,9 @@ void check_options(const SourceOptions& options, const Found& found) {
 
 Json config_of(const Source& source, const families::Record& record) {
   if (!source.config.is_object()) {
-    return families::write_config(source.family, record, source.model_type);
+    Json config = families::write_config(source.family, record, source.model_type);
+    add_told(source, config);
+    return config;
   }
   std::vector<std::string> keys;
   for (const auto& [key, value] : source.config.items()) keys.push_back(key);
@@ -248,7 +251,7 @@ std::vector<StoredTensor> huggingface_tensors(const Source& source, const Target
 }
 
 void note_token_ids(const Source& source, Target& target) {
-  if (source.config.is_object()) return;
+  if (source.config.is_object() || !source.found.facts.value("token_ids", Json()).empty()) return;
   target.notes.push_back(
       "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
       "--config or --tokenizer gives them");
@@ -293,7 +296,9 @@ Target HuggingFace::describe(const Source& source, const TargetOptions& options,
         plain_file(index_file_name(files_), index_json(split, specs, parameters)));
   }
   problems.collect([&] {
-    target.files.push_back(plain_file("config.json", config_of(source, record).dump(2) + "\n"));
+    const Json config = config_of(source, record);
+    check_auto_map(source, config, target.notes, problems);
+    target.files.push_back(plain_file("config.json", config.dump(2) + "\n"));
   });
   for (FileDescription& file : companion_files(source.companions, "")) {
     target.files.push_back(std::move(file));

@@ -17,11 +17,10 @@ namespace reshard::formats {
 ///     latest_checkpointed_iteration.txt    as of the format `torch`
 ///     iter_0001000/.metadata               what is where
 ///     iter_0001000/__R_W.distcp            chunks and byte entries; R tells nothing
-///     iter_0001000/common.pt               {args, checkpoint_version, iteration, ...}; in newer
-///     ones
-///                                          the byte entry common_state/shard_0_1 instead
+///     iter_0001000/common.pt               {args, checkpoint_version, iteration, ...}
 ///     iter_0001000/metadata.json           written last
 ///
+/// Since the middle of 2026 the byte entry common_state/shard_0_1 stands for common.pt.
 /// Read with layers stacked in one tensor or one by one, keys with or without "module.", chunks cut
 /// in any way; without args by --config. Optimizer state is counted and left out. Written as runs
 /// of the degrees of --tp, --pp, ... cut it, rank R's chunks in --dist-files files, with common.pt.

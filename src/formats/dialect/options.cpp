@@ -36,6 +36,7 @@ Json to_json(const SourceOptions& o) {
                         {"--ignore-config", given(o.ignore_config)},
                         {"--vocab-size", given(o.vocab_size)},
                         {"--tokenizer", given(o.tokenizer)},
+                        {"--hf-template", given(o.hf_template)},
                         {"--mds-qkv-layout", given(o.mds_qkv_layout)},
                         {"--replicas", o.average_replicas ? Json("average") : Json()}});
 }
@@ -68,7 +69,9 @@ Json to_json(const TargetOptions& o) {
                         {"--custom-partition", given(o.custom_partition)},
                         {"--merak-buffers", given(o.merak_buffers)},
                         {"--merak-tied-keys", given(o.merak_tied_keys)},
-                        {"--hdf5-names", given(o.hdf5_names)}});
+                        {"--hdf5-names", given(o.hdf5_names)},
+                        {"--hdf5-filter", given(o.hdf5_filter)},
+                        {"--hdf5-chunk-size", given(o.hdf5_chunk_bytes)}});
 }
 
 void check_options(const SourceOptions& source, const TargetOptions& o, std::string_view from) {
@@ -109,7 +112,9 @@ void check_options(const SourceOptions& source, const TargetOptions& o, std::str
                           {"--custom-partition", merak},
                           {"--merak-buffers", merak},
                           {"--merak-tied-keys", merak},
-                          {"--hdf5-names", "hdf5"}};
+                          {"--hdf5-names", "hdf5"},
+                          {"--hdf5-filter", "hdf5"},
+                          {"--hdf5-chunk-size", "hdf5"}};
   Json told = to_json(o);
   if (from == megads) told.erase("--mds-qkv-layout");  // then it tells of the source
   for (const Row& row : rows) {

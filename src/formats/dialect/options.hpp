@@ -22,6 +22,7 @@ struct SourceOptions {
   bool strict_args = false;                 ///< arguments in no table are an error
   std::optional<std::uint64_t> vocab_size;  ///< true vocabulary, where the source does not tell
   std::string tokenizer;                    ///< folder whose tokenizer files travel instead
+  std::string hf_template;                  ///< the same, with model code; its config.json counts
   std::string mds_qkv_layout;  ///< Megatron-DeepSpeed: "grouped", "blocked"; empty: grouped
   /// Tensors that tensor parallel ranks hold whole become their mean where they differ.
   bool average_replicas = false;
@@ -56,6 +57,8 @@ struct TargetOptions {
   std::string merak_buffers;    ///< "masks", "traced", "none"; empty: the source's, masks
   std::string merak_tied_keys;  ///< "yes", "no"; empty: the source's, no
   std::string hdf5_names;       ///< "hf", "canonical"; empty: hf
+  std::string hdf5_filter;      ///< "deflate", ..., of datasets; empty, "none": contiguous
+  std::optional<std::uint64_t> hdf5_chunk_bytes;  ///< of those with a filter; default: 1 MiB
 };
 
 /// What the user said, flag -> value, without paths of the checkpoint itself.

@@ -5,6 +5,7 @@
 #include "core/error.hpp"
 #include "families/record.hpp"
 #include "formats/dialect/huggingface.hpp"
+#include "formats/dialect/template.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -57,7 +58,7 @@ std::string family_of_args(const families::ArgumentTable& table,
 
 void settle_record(const families::ArgumentTable& table, const SourceOptions& options,
                    const families::MegatronArguments& arguments, Source& source) {
-  std::string model_type = options.family;
+  std::string model_type = wanted_family(options, source.found);
   if (model_type.empty() && source.config.is_object()) {
     if (settle_by_config(options, arguments, source)) return;
     model_type = source.model_type;

@@ -6,7 +6,6 @@
 
 #include "core/error.hpp"
 #include "formats/container/dcp_layout.hpp"
-#include "formats/container/hdf5_layout.hpp"
 #include "formats/container/safetensors.hpp"
 #include "formats/container/torch_layout.hpp"
 
@@ -29,6 +28,12 @@ FileLayout::Copy copy_of(const FileDescription& file) {
   return {0, file.copied_bytes, file.copied_from, file.copied_offset};
 }
 
+DcpFileSpec dcp_spec(const FileDescription& file) {
+  return {file.content, specs_of(file)};
+}
+
+}  // namespace
+
 Hdf5Spec hdf5_spec(const FileDescription& file) {
   Hdf5Spec spec;
   spec.attributes = file.value.at("attributes");
@@ -42,12 +47,6 @@ Hdf5Spec hdf5_spec(const FileDescription& file) {
   }
   return spec;
 }
-
-DcpFileSpec dcp_spec(const FileDescription& file) {
-  return {file.content, specs_of(file)};
-}
-
-}  // namespace
 
 FileDescription plain_file(std::string path, std::string content) {
   FileDescription file;
@@ -79,7 +78,8 @@ FileLayout layout_of(const FileDescription& file) {
       case FileDescription::Container::torch:
         return torch_layout(torch_spec(file));
       case FileDescription::Container::hdf5:
-        return hdf5_layout(hdf5_spec(file));
+        return file.is_filtered() ? hdf5_filtered_layout(hdf5_spec(file), file.packing)
+                                  : hdf5_layout(hdf5_spec(file));
       case FileDescription::Container::dcp:
         return dcp_layout(dcp_spec(file));
       case FileDescription::Container::copy:
@@ -111,7 +111,8 @@ std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const F
   using Container = FileDescription::Container;
   if (file.container == Container::dcp) return dcp_trailer(dcp_spec(file), sums.crcs);
   if (file.container == Container::torch) return torch_trailer(torch_spec(file), sums.crcs);
-  if (file.container != Container::hdf5 || sums.digests.empty()) return {};
+  const bool has_digests = !sums.digests.empty() && !file.is_filtered();
+  if (file.container != Container::hdf5 || !has_digests) return {};
   return hdf5_trailer(hdf5_spec(file), layout, sums.digests);
 }
 
@@ -122,7 +123,7 @@ Geometry make_geometry(Source& source, Target& target, const std::vector<FileLay
   geometry.pieces = std::move(source.pieces);
   source.pieces.clear();
   for (std::uint32_t f = 0; f < target.files.size(); ++f) {
-    TargetFile file{target.files[f].path, layouts[f].bytes, {}};
+    TargetFile file{target.files[f].path, layouts[f].bytes, {}, layouts[f].borders};
     std::vector<FileLayout::Data> data = layouts[f].data;
     std::sort(data.begin(), data.end(), [](const auto& a, const auto& b) {
       return std::tie(a.offset, a.bytes) < std::tie(b.offset, b.bytes);

@@ -10,6 +10,7 @@
 #include "core/geometry.hpp"
 #include "core/json.hpp"
 #include "formats/container/file_index.hpp"
+#include "formats/container/hdf5_filtered.hpp"
 #include "formats/dialect/source.hpp"
 
 namespace reshard::formats {
@@ -29,6 +30,11 @@ struct FileDescription {
   std::uint64_t copied_bytes = 0;      ///< how many
   std::uint64_t copied_offset = 0;     ///< of the first
   std::vector<FileDescription> inner;  ///< hdf5: plain files and copies that travel in it
+  Hdf5Packing packing;                 ///< hdf5: of its datasets
+
+  /// Whether its bytes are made by a library that all ranks call together; its layout is then that
+  /// of the tensors alone.
+  [[nodiscard]] bool is_filtered() const { return !packing.filter.empty(); }
 };
 
 /// A target, described: files, unit of publication and what the user must know.
@@ -48,6 +54,9 @@ FileDescription plain_file(std::string path, std::string content);
 std::vector<FileDescription> companion_files(const std::vector<Companion>& companions,
                                              const std::string& folder);
 
+/// An HDF5 file's content.
+Hdf5Spec hdf5_spec(const FileDescription& file);
+
 /// Where the bytes of a described file lie.
 FileLayout layout_of(const FileDescription& file);
 /// The canonical tensors that a stored tensor has elements of, each once, in the order of its
@@ -60,8 +69,8 @@ struct TensorSums {
   std::vector<std::uint32_t> crcs;
   std::vector<std::vector<Digest>> digests;  ///< by tensor: of each of contents_of; empty: unknown
 };
-/// Bytes that need such sums, ascending; none unless it is a torch, dcp or HDF5 file. They lie over
-/// what its layout has there.
+/// Bytes that need such sums, ascending; none unless it is a torch, dcp or contiguous HDF5 file.
+/// They lie over what its layout has there.
 std::vector<FileLayout::Literal> trailer_of(const FileDescription& file, const FileLayout& layout,
                                             const TensorSums& sums);
 
