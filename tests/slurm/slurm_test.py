@@ -28,6 +28,7 @@ class Jobs:
         self.source = pathlib.Path(data) / "megatron" / "llama-gqa" / "torch-tp2-pp2"
         self.training_log = pathlib.Path(data) / "logs" / "fresh.out"
         self.logs = self.folder / "logs"
+        self.logs.mkdir()
         self.environment = {"RESHARD": self.reshard, "RESHARD_PROFILE": str(self.folder / "profile.json"), "PYTHONDONTWRITEBYTECODE": "1"}
         (self.folder / "profile.json").write_text(json.dumps({"convert-logs-dir": str(self.logs), "time": "5"}))
 
@@ -326,7 +327,6 @@ def main(reshard, repository, data, *chosen):
                 if chosen and case.__name__ not in chosen:
                     continue
                 if killed is None and (not chosen or "epilogue" in chosen):
-                    jobs.logs.mkdir(exist_ok=True)
                     killed = begin_killed(jobs)  # its minute passes meanwhile
                 failures = len(checks.failed)
                 with checks.case(case.__name__):
