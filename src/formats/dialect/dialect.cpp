@@ -32,8 +32,7 @@ auto with_hint(const SourceOptions& options, Work&& work) {
   try {
     return work();
   } catch (const Error& error) {
-    const bool refused = error.kind() == Kind::input || error.kind() == Kind::incomplete;
-    const std::string hint = refused ? foreign_hint(options.path) : "";
+    const std::string hint = error.kind() == Kind::input ? foreign_hint(options.path) : "";
     if (hint.empty()) throw;
     throw Error::again(Kind::input, error.what()).with(": " + hint);
   }
