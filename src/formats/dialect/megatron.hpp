@@ -82,6 +82,9 @@ struct SourceRun {
   std::uint64_t padded_vocab = 0;  ///< rows of vocabulary that the files hold
   std::uint64_t world = 1;
 };
+/// make_vocab_size_divisible_by of args; Megatron's default where they tell no such number.
+std::uint64_t vocabulary_multiple(const Json& args);
+
 /// Reads the args of a file, `facts` as of run_facts; sets what the source has of found, and its
 /// args and degrees. Arguments in no table become warnings or, by --strict-args, problems.
 SourceRun read_run(const Found& found, const Json& facts, const std::string& where,

@@ -49,8 +49,7 @@ void settle_vocabulary(const SourceOptions& options, const Json& args, std::uint
     record["vocab"] = *options.vocab_size;
     return;
   }
-  const std::uint64_t multiple = checked_product(
-      args.value("make_vocab_size_divisible_by", std::uint64_t{128}), source.parallelism.tp);
+  const std::uint64_t multiple = checked_product(vocabulary_multiple(args), source.parallelism.tp);
   if (told < padded && padded - told >= multiple) {
     throw Error(Kind::input, "args.vocab_size " + size.dump() +
                                  " would be padded to a multiple of " + std::to_string(multiple) +
@@ -71,6 +70,13 @@ void settle_vocabulary(const SourceOptions& options, const Json& args, std::uint
 }
 
 }  // namespace
+
+std::uint64_t vocabulary_multiple(const Json& args) {
+  constexpr std::uint64_t standard = 128;
+  if (!args.is_object()) return standard;
+  const Json told = args.value("make_vocab_size_divisible_by", Json());
+  return told.is_number_integer() && told > 0 ? told.get<std::uint64_t>() : standard;
+}
 
 SourceRun read_run(const Found& found, const Json& facts, const std::string& where,
                    const SourceOptions& options, Source& source, Problems& problems) {

@@ -132,15 +132,6 @@ Json target_choices(const Source& source, const TargetOptions& options, bool leg
   return choices;
 }
 
-/// make_vocab_size_divisible_by: the user's, the source's, or Megatron's default.
-std::uint64_t vocabulary_multiple(const Source& source, const TargetOptions& options) {
-  constexpr std::uint64_t standard = 128;
-  if (options.vocab_multiple) return *options.vocab_multiple;
-  if (!source.args.is_object()) return standard;
-  const Json theirs = source.args.value("make_vocab_size_divisible_by", Json());
-  return theirs.is_number_integer() && theirs > 0 ? theirs.get<std::uint64_t>() : standard;
-}
-
 }  // namespace
 
 TargetRun plan_run(const Source& source, const TargetOptions& options, const char* format,
@@ -150,7 +141,7 @@ TargetRun plan_run(const Source& source, const TargetOptions& options, const cha
   const bool legacy = options.megatron_names == "legacy";
   TargetRun run;
   run.record = target_record(source, options.dtype);
-  const std::uint64_t multiple = vocabulary_multiple(source, options);
+  const std::uint64_t multiple = options.vocab_multiple.value_or(vocabulary_multiple(source.args));
   run.padded_vocab = padded(run.record.at("vocab").get<std::uint64_t>(), multiple, p.tp);
   run.choices = target_choices(source, options, legacy);
   problems.collect([&] {
