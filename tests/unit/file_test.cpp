@@ -11,23 +11,17 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "support/folder.hpp"
 
 namespace reshard::formats {
 namespace {
 
-/// A folder of the test's own, removed at its end.
 class FileTest : public testing::Test {
  protected:
-  FileTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "reshard-file-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    folder_ = name;
-  }
-  ~FileTest() override { std::filesystem::remove_all(folder_); }
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string path(const std::string& name) const { return folder_ / name; }
 
  private:
-  std::filesystem::path folder_;
+  test::Folder folder_;
 };
 
 std::vector<std::byte> pattern(std::size_t bytes) {

@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <random>
+
+#include "support/folder.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -16,8 +16,6 @@ class SourceFolder : public testing::Test {
   static constexpr std::uint64_t all = 20000;
 
   SourceFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "reshard-XXXXXX").string();
-    folder_ = ::mkdtemp(pattern.data());
     for (std::uint32_t file = 0; file < 2; ++file) {
       files_.push_back({std::to_string(file), all * 4, {}, {}});
       std::ofstream out(folder_ / files_.back().path, std::ios::binary);
@@ -27,7 +25,6 @@ class SourceFolder : public testing::Test {
       }
     }
   }
-  ~SourceFolder() override { std::filesystem::remove_all(folder_); }
 
   static std::uint32_t word_at(std::uint32_t file, std::uint64_t n) {
     return file << 24 | static_cast<std::uint32_t>(n);
@@ -37,9 +34,9 @@ class SourceFolder : public testing::Test {
                              std::uint32_t* to, std::uint64_t others) {
     return {file, first * 4, {count}, {1}, {1}, 4, reinterpret_cast<std::byte*>(to), others};
   }
-  SourceReader reader(std::uint64_t keeps) { return {folder_.string(), files_, 1, keeps}; }
+  SourceReader reader(std::uint64_t keeps) { return {folder_.path().string(), files_, 1, keeps}; }
 
-  std::filesystem::path folder_;
+  test::Folder folder_;
   std::vector<SourceFile> files_;
 };
 

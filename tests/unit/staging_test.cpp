@@ -11,6 +11,7 @@
 #include "core/error.hpp"
 #include "formats/file.hpp"
 #include "formats/target_writer.hpp"
+#include "support/folder.hpp"
 
 namespace reshard::formats {
 
@@ -45,15 +46,11 @@ namespace fs = std::filesystem;
 class StagingTest : public testing::Test {
  protected:
   StagingTest() {
-    std::string name = (fs::temp_directory_path() / "staging-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    root_ = name;
     fs::create_directory(root_ / "outside");
-    write_text((root_ / "outside" / "file").string(), "mine");
+    write_text(root_ / "outside/file", "mine");
   }
-  ~StagingTest() override { fs::remove_all(root_); }
 
-  [[nodiscard]] std::string path(const std::string& name) const { return (root_ / name).string(); }
+  [[nodiscard]] std::string path(const std::string& name) const { return root_ / name; }
   [[nodiscard]] Staging plan(const std::string& name) const {
     Target target;
     target.unit = ".";
@@ -65,7 +62,7 @@ class StagingTest : public testing::Test {
   }
 
  private:
-  fs::path root_;
+  test::Folder root_;
 };
 
 template <class Work>

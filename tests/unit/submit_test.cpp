@@ -14,28 +14,12 @@
 #include "submit/runs.hpp"
 #include "submit/script.hpp"
 #include "submit/status.hpp"
+#include "support/folder.hpp"
 
 namespace reshard::submit {
 namespace {
 
 using Numbers = std::vector<std::uint64_t>;
-
-/// A folder that is removed at the end.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "reshard-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) std::abort();
-    path_ = name;
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::filesystem::remove_all(path_); }
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 template <class Work>
 std::string refusal(Work&& work, Kind kind = Kind::usage) {
@@ -152,7 +136,7 @@ TEST(Queue, ReadsJobsAndArrays) {
 }
 
 TEST(Records, AreReadBack) {
-  const Scratch scratch;
+  const test::Folder scratch;
   const std::string save = scratch.path().string();
   EXPECT_TRUE(read_jobs(save).empty());
   append_job(save, {12, "r\xff", "/logs", "name", true, {"/a", "/b"}, "", ""});
@@ -167,7 +151,7 @@ TEST(Records, AreReadBack) {
 }
 
 TEST(Records, TheIndexHasALineForEachConversion) {
-  const Scratch scratch;
+  const test::Folder scratch;
   const std::string path = (scratch.path() / index_name).string();
   const auto lines = [&] {
     const std::string text = formats::read_text(path, 1 << 20);
@@ -199,7 +183,7 @@ TEST(Command, RunsInTheEnvironmentOutsideOfAJob) {
 }
 
 TEST(Status, TheLastErrorOfALogIsFound) {
-  const Scratch scratch;
+  const test::Folder scratch;
   const std::string log = (scratch.path() / "a.out").string();
   std::ofstream(log) << "0: reshard: note: nothing\n0: reshard: first\n3: reshard: no space left\n"
                         "0: reshard: note: more\nlast line\n";
