@@ -165,6 +165,12 @@ families::Family family_named(const std::string& name) {
   return families::parse_family(read_json(name), name);
 }
 
+void settle_family(const SourceOptions& options, Source& source) {
+  source.family = options.family.empty() ? families::family_of_config(source.config)
+                                         : family_named(options.family);
+  source.model_type = source.config.value("model_type", source.family.model_types.front().name);
+}
+
 std::string_view HuggingFace::name() const {
   return files_ == WeightFiles::safetensors ? "hf" : "hf-bin";
 }
@@ -176,9 +182,7 @@ Source source_of_config(const Found& found, const SourceOptions& options) {
   source.config = found.facts.at("config");
   source.warnings = found.facts.at("warnings").get<std::vector<std::string>>();
   source.companions = companions_from_json(found.facts.at("companions"));
-  source.family = options.family.empty() ? families::family_of_config(source.config)
-                                         : family_named(options.family);
-  source.model_type = source.config.value("model_type", source.family.model_types.front().name);
+  settle_family(options, source);
   std::vector<std::string> left_unread;
   with_context("config.json", [&] {
     source.record =

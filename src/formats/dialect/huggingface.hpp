@@ -40,6 +40,10 @@ families::Record config_record_of(const Source& source, const TargetOptions& opt
 /// The family that an option names, a table's file or an embedded one.
 families::Family family_named(const std::string& name);
 
+/// Sets family and model type of a source with a config.json: those that the options name, else
+/// those of the config.
+void settle_family(const SourceOptions& options, Source& source);
+
 /// The config.json of a record: the source's own, key for key, where it says the same.
 Json config_of(const Source& source, const families::Record& record);
 

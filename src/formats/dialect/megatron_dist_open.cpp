@@ -97,9 +97,7 @@ std::uint64_t settle_by_config(const Found& found, const Json& common, const Ten
         "no args in the checkpoint (NeMo and Megatron-Bridge keep them elsewhere): give the "
         "model's config.json with --config");
   }
-  source.family = options.family.empty() ? families::family_of_config(source.config)
-                                         : family_named(options.family);
-  source.model_type = source.config.value("model_type", source.family.model_types.front().name);
+  settle_family(options, source);
   source.record = with_context("config.json", [&] {
     return families::read_config(source.family, source.config, options.ignore_config);
   });

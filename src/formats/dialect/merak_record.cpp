@@ -235,9 +235,7 @@ void settle_merak_record(const SourceOptions& options, const std::vector<FileInd
                                  ": has no names of a family that reshard knows: give the model's "
                                  "config.json with --config");
   }
-  source.family = options.family.empty() ? families::family_of_config(source.config)
-                                         : family_named(options.family);
-  source.model_type = source.config.value("model_type", source.family.model_types.front().name);
+  settle_family(options, source);
   with_context(given     ? "config.json"
                : guessed ? "shapes of the tensors"
                          : "args",
