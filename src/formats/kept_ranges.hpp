@@ -22,7 +22,6 @@ class KeptRanges {
   [[nodiscard]] std::vector<FileRange> take(const FileRange& range, std::byte* to) const;
   /// Says that a range was asked for, which `others` ask for too, and that its bytes lie at `from`.
   void asked(const FileRange& range, const std::byte* from, std::uint64_t others);
-  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
 
  private:
   struct Kept {

@@ -59,13 +59,6 @@ void add_other(const std::string& path, const std::string& other, Found& found) 
                                     " reads them");
 }
 
-void check_tokenizer(const std::string& folder) {
-  if (folder.empty() || !companions_in(folder).empty()) return;
-  throw Error(Kind::usage, "--tokenizer " + folder +
-                               (fs::is_directory(folder) ? ": no tokenizer files in this folder"
-                                                         : ": no such folder"));
-}
-
 void check_ignored_keys(const std::vector<std::string>& keys, const Json& config) {
   for (const std::string& key : keys) {
     if (config.is_object() && config.contains(key.substr(0, key.find('.')))) continue;
@@ -115,7 +108,9 @@ Found detect(const SourceOptions& wanted) {
   if (fs::is_regular_file(options.path) && !fs::path(options.path).has_parent_path()) {
     options.path = "./" + options.path;  // its folder has a name then
   }
-  check_tokenizer(options.tokenizer);
+  if (!options.tokenizer.empty()) {
+    companions_of("--tokenizer", options.tokenizer, "tokenizer files");
+  }
   std::optional<Found> found;
   if (!options.from.empty()) {
     found = with_hint(options, [&] { return dialect_named(options.from).detect(options); });

@@ -3,6 +3,7 @@
 #include "core/error.hpp"
 #include "families/arguments.hpp"
 #include "formats/dialect/huggingface.hpp"
+#include "formats/dialect/megatron.hpp"
 #include "formats/dialect/megds.hpp"
 
 // The writing half: what DeepSpeed would save, so that its load_checkpoint takes it without
@@ -17,7 +18,7 @@ struct Wanted {
   std::string numbering;  ///< "bigscience" or "plain"
   Json choices;
   Parallelism p;
-  std::uint64_t padded_vocab = 0, multiple = 128, iteration = 0;
+  std::uint64_t padded_vocab = 0, multiple = 0, iteration = 0;
   bool pipeline = true, release = false;
   [[nodiscard]] bool early() const { return numbering == "bigscience"; }
 };
@@ -68,10 +69,7 @@ Wanted wanted_of(const Source& source, const TargetOptions& options) {
     throw Error(Kind::usage,
                 "--no-pipeline-files: only the later lineage has them, and without --pp");
   }
-  const Json theirs =
-      source.args.is_object() ? source.args.value("make_vocab_size_divisible_by", Json()) : Json();
-  if (theirs.is_number_integer() && theirs > 0) w.multiple = theirs.get<std::uint64_t>();
-  w.multiple = options.vocab_multiple.value_or(w.multiple);
+  w.multiple = options.vocab_multiple.value_or(vocabulary_multiple(source.args));
   const std::uint64_t step = checked_product(w.multiple, w.p.tp);
   const auto vocab = w.record.at("vocab").get<std::uint64_t>();
   w.padded_vocab = checked_product((vocab + step - 1) / step, step);

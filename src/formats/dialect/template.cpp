@@ -130,6 +130,15 @@ void add_modules(const Json& named, std::set<std::string>& files) {
 
 }  // namespace
 
+std::vector<Companion> companions_of(const std::string& option, const std::string& folder,
+                                     const std::string& what) {
+  std::vector<Companion> found = companions_in(folder);
+  if (!found.empty()) return found;
+  throw Error(Kind::usage, option + " " + folder +
+                               (fs::is_directory(folder) ? ": no " + what + " in this folder"
+                                                         : ": no such folder"));
+}
+
 Json special_token_ids(const std::vector<Companion>& companions) {
   const std::map<std::string, std::string> texts = token_texts(companions);
   std::set<std::string> tokens;
@@ -159,13 +168,8 @@ void add_template(const SourceOptions& options, Found& found) {
   std::vector<Companion> companions =
       companions_from_json(found.facts.value("companions", Json::array()));
   if (!options.hf_template.empty()) {
-    const std::string where = "--hf-template " + options.hf_template;
-    std::vector<Companion> own = companions_in(options.hf_template);
-    if (own.empty()) {
-      throw Error(Kind::usage, where + (fs::is_directory(options.hf_template)
-                                            ? ": no model code or tokenizer files in this folder"
-                                            : ": no such folder"));
-    }
+    std::vector<Companion> own =
+        companions_of("--hf-template", options.hf_template, "model code or tokenizer files");
     if (!options.tokenizer.empty()) {  // whose files stand before the template's
       for (const Companion& each : companions) {
         std::erase_if(own, [&](const Companion& other) { return other.name == each.name; });

@@ -8,6 +8,11 @@
 
 namespace reshard::formats {
 
+/// The companions in a folder that an option names; Error(usage) when there are none, `what` it was
+/// to hold.
+std::vector<Companion> companions_of(const std::string& option, const std::string& folder,
+                                     const std::string& what);
+
 /// bos_token_id, eos_token_id and pad_token_id, as far as tokenizer files among the companions
 /// (tokenizer_config.json or special_tokens_map.json for the tokens, tokenizer.json,
 /// added_tokens.json or vocab.json for their numbers) tell them. Error(input) names the file.
