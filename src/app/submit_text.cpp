@@ -31,8 +31,8 @@ bool has_target(const submit::Run& run, const submit::Iteration& one, const std:
 }
 
 std::string state_of(const submit::Iteration& one) {
-  if (one.is_complete) return one.is_logged ? "complete, in a log" : "complete";
-  return (one.is_logged ? "saved as a log says, but: " : "not complete: ") + one.fault;
+  if (one.is_complete) return one.logged ? "complete, in a log" : "complete";
+  return (one.logged ? "saved as a log says, but: " : "not complete: ") + one.fault;
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ Json json_of(const submit::Runs& found, const std::string& save) {
     Json iterations = Json::array();
     for (const submit::Iteration& one : run.iterations) {
       iterations.push_back({{"iteration", json_of(one.number)},
-                            {"logged", one.is_logged},
+                            {"logged", one.logged.has_value()},
                             {"on_disk", one.is_there},
                             {"complete", one.is_complete},
                             {"converted", has_target(run, one, save)},

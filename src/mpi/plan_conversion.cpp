@@ -19,6 +19,7 @@ PlanReport plan_conversion(const Comm& comm, const Wish& wish, int ranks, std::u
   };
   const Prepared p = prepare(comm, wish, done);
   static_cast<ConversionFacts&>(report) = facts_of(p, wish);
+  report.function_args = p.source.function_args;
   report.source_files = p.geometry.sources.size();
   report.target_files = p.geometry.targets.size();
   report.memory = memory != 0 ? memory : default_memory(comm);

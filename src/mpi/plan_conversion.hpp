@@ -15,6 +15,7 @@ struct PlanReport : ConversionFacts {
   std::uint64_t source_files = 0, target_files = 0;
   std::uint64_t memory = 0, peak_rss = 0;
   PlanCost cost;
+  Json function_args;  ///< see formats::Source
 };
 
 /// Collective. Phases 1 to 4 for a job of `ranks` (0: of this many), without touching tensor data;

@@ -65,7 +65,8 @@ std::vector<std::string> log_files(const std::vector<std::string>& words) {
 /// What one log says of one folder.
 struct Told {
   std::string folder;
-  std::set<std::uint64_t> done;
+  std::map<std::uint64_t, const logs::Start*>
+      done;  ///< whose arguments an iteration was saved with
   std::optional<std::uint64_t> tp, pp;
 };
 
@@ -102,7 +103,7 @@ std::vector<Told> told_by(const logs::Log& log) {
       told.pp = number_of(logs::argument(said, "pipeline_model_parallel_size"));
       for (const logs::Save& one : start.saves) {
         if (one.folder == folder && one.state == logs::Save::State::done) {
-          told.done.insert(one.iteration);
+          told.done[one.iteration] = &said;
         }
       }
     }
@@ -110,21 +111,23 @@ std::vector<Told> told_by(const logs::Log& log) {
   return all;
 }
 
+using Saved = std::map<std::uint64_t, LoggedSave>;
+
 /// Runs by folder, and what the logs said of it.
 class Finder {
  public:
   explicit Finder(const RunWish& wish) : wish_(wish) {}
 
   void add_log(const std::string& path, Runs& found) {
-    logs::Log log;
+    std::shared_ptr<const logs::Log> log;
     try {
-      log = logs::read_log_file(path);
+      log = std::make_shared<const logs::Log>(logs::read_log_file(path));
     } catch (const Error& error) {
       found.notes.emplace_back(error.what());
       return;
     }
-    for (const std::string& note : log.notes) found.notes.push_back(path + ": " + note);
-    const std::vector<Told> all = told_by(log);
+    for (const std::string& note : log->notes) found.notes.push_back(path + ": " + note);
+    const std::vector<Told> all = told_by(*log);
     if (all.empty()) found.notes.push_back(path + ": tells of no checkpoint");
     for (const Told& told : all) {
       const std::string folder = tidy(mapped(told.folder, wish_.maps));
@@ -133,8 +136,10 @@ class Finder {
       run.logs.push_back(path);
       run.tp = told.tp ? told.tp : run.tp;
       run.pp = told.pp ? told.pp : run.pp;
-      run.end = log.starts.back().end;
-      done_[folder].insert(told.done.begin(), told.done.end());
+      run.end = log->starts.back().end;
+      for (const auto& [iteration, start] : told.done) {
+        saved_[folder][iteration] = {path, {log, start}};
+      }
     }
   }
 
@@ -146,9 +151,7 @@ class Finder {
     run.only_iteration = only;
   }
 
-  [[nodiscard]] const std::set<std::uint64_t>& done_in(const std::string& folder) {
-    return done_[folder];
-  }
+  [[nodiscard]] const Saved& saved_in(const std::string& folder) { return saved_[folder]; }
 
  private:
   Run& run_of(const std::string& folder, const std::string& key, Runs& found) {
@@ -164,7 +167,7 @@ class Finder {
 
   const RunWish& wish_;
   std::map<std::pair<std::string, std::string>, std::size_t> places_;
-  std::map<std::string, std::set<std::uint64_t>> done_;
+  std::map<std::string, Saved> saved_;
 };
 
 /// Whether a folder says itself which iteration was finished last.
@@ -187,15 +190,14 @@ void look_at(const std::string& folder, const formats::SourceOptions& source, It
   if (fault) one.fault = fault->what();
 }
 
-void add_iterations(Run& run, const std::set<std::uint64_t>& done,
-                    const formats::SourceOptions& source) {
+void add_iterations(Run& run, const Saved& saved, const formats::SourceOptions& source) {
   std::set<std::uint64_t> there;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(run.folder, error)) {
     const auto number = iteration_of(entry.path().filename().string());
     if (number && entry.is_directory(error)) there.insert(*number);
   }
-  if (there.empty() && done.empty() && fs::is_directory(run.folder)) {
+  if (there.empty() && saved.empty() && fs::is_directory(run.folder)) {
     Iteration one;
     one.is_there = true;
     look_at(run.folder, source, one);
@@ -204,15 +206,15 @@ void add_iterations(Run& run, const std::set<std::uint64_t>& done,
   }
   const bool is_tracked = has_tracker(run.folder);
   std::set<std::uint64_t> all = there;
-  all.insert(done.begin(), done.end());
+  for (const auto& [number, save] : saved) all.insert(number);
   for (const std::uint64_t number : all) {
     Iteration one;
     one.number = number;
-    one.is_logged = done.contains(number);
+    if (const auto at = saved.find(number); at != saved.end()) one.logged = at->second;
     one.is_there = there.contains(number);
     if (!one.is_there) {
       one.fault = "not on disk";
-    } else if (!is_tracked && !one.is_logged && run.only_iteration != number) {
+    } else if (!is_tracked && !one.logged && run.only_iteration != number) {
       one.fault = "neither a tracker nor a log says that it was finished";
     } else {
       look_at(run.folder, source, one);
@@ -239,7 +241,7 @@ Runs find_runs(const RunWish& wish, const formats::SourceOptions& source) {
   Finder finder(wish);
   for (const std::string& file : log_files(wish.train_logs)) finder.add_log(file, found);
   for (const std::string& path : wish.checkpoints) finder.add_checkpoint(path, found);
-  for (Run& run : found.runs) add_iterations(run, finder.done_in(run.folder), source);
+  for (Run& run : found.runs) add_iterations(run, finder.saved_in(run.folder), source);
   return found;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -20,10 +21,16 @@ struct RunWish {
   bool by_log = false;  ///< each log is a run of its own, named as its file without ".out"
 };
 
+/// That a log says that a checkpoint was saved, and the start whose arguments it was saved with.
+struct LoggedSave {
+  std::string log;
+  std::shared_ptr<const logs::Start> start;
+};
+
 /// A checkpoint of a run.
 struct Iteration {
   std::optional<std::uint64_t> number;  ///< none: the folder is one checkpoint as it is
-  bool is_logged = false;               ///< a log says that it was saved
+  std::optional<LoggedSave> logged;     ///< the last that a log tells of
   bool is_there = false, is_complete = false;
   std::string fault;  ///< why it is not complete
 };

@@ -1,11 +1,13 @@
 #include "submit/tasks.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <map>
 #include <numeric>
 
 #include "core/error.hpp"
+#include "core/printable.hpp"
 #include "formats/dialect/dialect.hpp"
 #include "mpi/plan_conversion.hpp"
 
@@ -40,22 +42,36 @@ struct Aim {
   std::vector<std::string> words;
 };
 
+/// Whether a log's text of an argument may be this value; texts that are no number where it is one,
+/// as of a flag without a value, tell nothing.
+bool is_told(const Json& value, const std::string& text) {
+  if (value.is_boolean()) return text != (value.get<bool>() ? "False" : "True");
+  if (value.is_string()) {
+    const auto word = value.get<std::string>();
+    return text == word || text.ends_with("." + word);  // torch.bfloat16
+  }
+  double told = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, told);
+  return !value.is_number() || error != std::errc() || at != end || told == value.get<double>();
+}
+
 class Planner {
  public:
   Planner(const mpi::Comm& comm, const Conversion& conversion, Tasks& tasks)
       : comm_(comm), conversion_(conversion), tasks_(tasks) {}
 
-  void add(const Run& run, std::optional<std::uint64_t> iteration) {
+  void add(const Run& run, const Iteration& one) {
     const std::string root = conversion_.save;
     if (conversion_.is_original_layout) {
-      add(run, iteration, aim("megatron", root + "/torch/" + run.name + "/torch", false));
-      add(run, iteration, aim(conversion_.target.to, root + "/hf/" + run.name, true));
+      add(run, one, aim("megatron", root + "/torch/" + run.name + "/torch", false));
+      add(run, one, aim(conversion_.target.to, root + "/hf/" + run.name, true));
       return;
     }
     const std::string folder = root + "/" + run.name;
-    const bool is_below = iteration && !names_units();
-    add(run, iteration,
-        aim(conversion_.target.to, is_below ? folder + "/" + folder_name(*iteration) : folder,
+    const bool is_below = one.number && !names_units();
+    add(run, one,
+        aim(conversion_.target.to, is_below ? folder + "/" + folder_name(*one.number) : folder,
             true));
   }
 
@@ -80,7 +96,8 @@ class Planner {
     return aim;
   }
 
-  void add(const Run& run, std::optional<std::uint64_t> iteration, const Aim& aim) {
+  void add(const Run& run, const Iteration& one, const Aim& aim) {
+    const std::optional<std::uint64_t> iteration = one.number;
     Task task;
     task.run = run.name;
     task.iteration = iteration;
@@ -103,7 +120,7 @@ class Planner {
       tasks_.problems.push_back({fault->kind(), name + ": " + in_one_line(fault->what())});
       return;
     }
-    check_degrees(run, name, report);
+    if (one.logged) check_log(*one.logged, name, report);
     task.unit = fs::absolute(report.unit).lexically_normal().string();
     task.bytes =
         std::accumulate(report.cost.read.begin(), report.cost.read.end(), 2 * report.target_bytes);
@@ -121,16 +138,26 @@ class Planner {
     tasks_.tasks.push_back(std::move(task));
   }
 
-  /// Files of ranks have the degrees that the log tells, or they are of another run.
-  void check_degrees(const Run& run, const std::string& name, const mpi::PlanReport& report) {
-    if (report.from != "megatron" || !run.tp || !run.pp) return;
-    const formats::Parallelism& there = report.source_parallelism;
-    if (there.tp == *run.tp && there.pp == *run.pp) return;
-    tasks_.problems.push_back(
-        {Kind::input, name + ": " + run.folder + " has tp " + std::to_string(there.tp) + ", pp " +
-                          std::to_string(there.pp) + ", but " + run.logs.back() + " tells tp " +
-                          std::to_string(*run.tp) + ", pp " + std::to_string(*run.pp) +
-                          ": --checkpoint takes it without a log"});
+  /// A checkpoint has the degrees and sizes of the run that saved it, as its log tells them, or it
+  /// is of another run.
+  void check_log(const LoggedSave& saved, const std::string& name, const mpi::PlanReport& report) {
+    Json there = report.function_args;
+    if (report.from == "megatron") {  // whose files of ranks say so themselves
+      there["tensor_model_parallel_size"] = report.source_parallelism.tp;
+      there["pipeline_model_parallel_size"] = report.source_parallelism.pp;
+    }
+    std::string differences;
+    for (const auto& [argument, value] : there.items()) {
+      const std::optional<std::string> told = logs::argument(*saved.start, argument);
+      if (!told || is_told(value, *told)) continue;
+      differences += (differences.empty() ? "" : ", ") + argument + " " +
+                     (value.is_string() ? value.get<std::string>() : value.dump()) +
+                     " (log: " + printable(*told) + ")";
+    }
+    if (differences.empty()) return;
+    tasks_.problems.push_back({Kind::input, name + ": not what " + saved.log +
+                                                " tells: " + differences +
+                                                ": --checkpoint takes it without a log"});
   }
 
   const mpi::Comm& comm_;
@@ -152,7 +179,7 @@ Tasks plan_tasks(const mpi::Comm& comm, const Runs& found, const IterationWish& 
     }
     const bool is_whole = run.iterations.size() == 1 && !run.iterations[0].number;
     if (is_whole && run.iterations[0].is_complete) {
-      planner.add(run, std::nullopt);
+      planner.add(run, run.iterations[0]);
       continue;
     }
     std::vector<std::uint64_t> wanted = chosen(wish, complete);
@@ -173,7 +200,7 @@ Tasks plan_tasks(const mpi::Comm& comm, const Runs& found, const IterationWish& 
                                    [&](const Iteration& one) { return one.number == iteration; });
       const bool is_complete = at != run.iterations.end() && at->is_complete;
       if (is_complete) {
-        planner.add(run, iteration);
+        planner.add(run, *at);
         continue;
       }
       tasks.problems.push_back(

@@ -142,6 +142,22 @@ def follows_a_real_log(submit):
     submit.run("compare", unit, fixture / "torch-tp2-pp1")
 
 
+def holds_logs_against_checkpoints(submit):
+    """A log whose arguments are not those that the checkpoint was saved with is of another run, or the folder is."""
+    log, real = submit.folder / "other.out", (submit.logs / "opensci-bias.out").read_text()
+    folder = submit.logs.parent / "opensci" / "opensci-bias" / "torch_dist-tp1-pp2"
+    words = ["--train-logs", log, "--map", f"/scratch/run2/checkpoints={folder}", "--save-checkpoints-dir", submit.folder / "out",
+             "--convert-logs-dir", submit.folder / "logs", "--dry-run", "--no-check"]  # fmt: skip
+    for argument, seen, told in (("num_layers", "4", "6"), ("norm_epsilon", "1e-06", "1e-05"), ("qk_layernorm", "False", "True"), ("normalization", "RMSNorm", "LayerNorm")):  # fmt: skip
+        text, count = re.subn(rf"(  {argument} \.+) {seen}$", rf"\1 {told}", real, flags=re.MULTILINE)
+        assert count > 0, argument
+        log.write_text(text)
+        said = submit.run("submit", *words, code=3)
+        assert f"{argument} " in said and f"(log: {told})" in said and "other.out" in said, said
+    log.write_text(real)
+    submit.run("submit", *words)
+
+
 def passes_options(submit):
     """Options of convert reach the job's words unchanged, whatever is in them, and the targets follow the format."""
     odd = submit.folder / "it's a $HOME\n\"save\""
@@ -309,7 +325,7 @@ def is_quick(submit):
 
 def main(binary, _mpiexec, data):
     checks = Checks()
-    for case in (finds_runs, finds_iterations, follows_a_real_log, passes_options, makes_containers, follows_flags, refuses, takes_older_lines, writes_records, is_quick):
+    for case in (finds_runs, finds_iterations, follows_a_real_log, holds_logs_against_checkpoints, passes_options, makes_containers, follows_flags, refuses, takes_older_lines, writes_records, is_quick):
         with tempfile.TemporaryDirectory() as folder, checks.case(case.__name__):
             case(Submit(binary, data, folder))
     return checks.finish()
