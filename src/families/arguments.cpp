@@ -369,19 +369,19 @@ std::string nearest_family(const ArgumentTable& table, const MegatronArguments& 
   return text;
 }
 
+bool may_fill(const ArgumentTable& table, std::string_view model_type) {
+  return std::any_of(table.families.begin(), table.families.end(), [&](const auto& rule) {
+    return rule.model_type == model_type && rule.fills == "output_bias";
+  });
+}
+
 CompleteRecord complete_record(const ArgumentTable& table, const MegatronArguments& arguments,
                                const Family& family, std::string_view model_type) {
   CompleteRecord made;
   made.model_type = model_type.empty() ? chosen_type(arguments, family) : std::string(model_type);
   Record wanted = with_spelling(arguments.record);
-  std::vector<std::string> filled;
-  for (const ArgumentTable::FamilyRule& rule : table.families) {
-    // One flag for q, k, v and o: the o.bias that the source lacks is zero in the target.
-    if (rule.model_type != made.model_type || rule.fills != "output_bias") continue;
-    if (same_value(wanted.at("output_bias"), wanted.at("attention_bias"))) continue;
-    wanted["output_bias"] = wanted.at("attention_bias");
-    filled.push_back("output_bias");
-  }
+  // One flag for q, k, v and o: the o.bias that the source lacks is zero in the target.
+  if (may_fill(table, made.model_type)) wanted["output_bias"] = wanted.at("attention_bias");
   try {
     const Origin origin = [&](const std::string& name) {
       return shown_members(table.arguments_of(name), arguments.plain);
@@ -397,7 +397,9 @@ CompleteRecord complete_record(const ArgumentTable& table, const MegatronArgumen
                          : "; --family may be " + joined(others));
   }
   made.model = made.config;
-  for (const std::string& name : filled) made.model[name] = arguments.record.at(name);
+  if (may_fill(table, made.model_type)) {
+    made.model["output_bias"] = arguments.record.at("output_bias");
+  }
   for (const auto& [key, name] : family.training) {
     if (arguments.training.contains(name)) made.config[name] = arguments.training.at(name);
   }

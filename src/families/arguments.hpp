@@ -110,6 +110,10 @@ struct CompleteRecord {
 CompleteRecord complete_record(const ArgumentTable& table, const MegatronArguments& arguments,
                                const Family& family, std::string_view model_type = {});
 
+/// Whether the config.json of such a model has one flag for the o.bias and for biases that args can
+/// tell without it.
+bool may_fill(const ArgumentTable& table, std::string_view model_type);
+
 /// Why no rule of the table fits: the model_type that comes nearest, what it wants, and the
 /// hyperparameters and arguments that say otherwise.
 std::string nearest_family(const ArgumentTable& table, const MegatronArguments& arguments);

@@ -8,6 +8,7 @@
 #include "formats/container/hdf5_file.hpp"
 #include "formats/dialect/huggingface.hpp"
 #include "formats/dialect/rows.hpp"
+#include "formats/dialect/zero_bias.hpp"
 #include "formats/file.hpp"
 
 namespace reshard::formats {
@@ -185,10 +186,12 @@ std::optional<Found> Hdf5::detect(const SourceOptions& options) const {
     }
   }
   const std::string companions = options.tokenizer.empty() ? folder.string() : options.tokenizer;
+  const Json biases = patterns_of_output_bias(config, options);
   return Found{std::string(name()),
                folder.string(),
                {file},
                {{"config", std::move(config)},
+                {"output_bias", biases},
                 {"companions", to_json(companions_in(companions))},
                 {"weight_map", Json::array()},
                 {"warnings", Json::array()}}};
@@ -198,6 +201,7 @@ FileIndex Hdf5::index(const Found& found, const std::string& file) const {
   const std::string path = (fs::path(found.unit) / file).string();
   FileIndex index = read_hdf5(path, file);
   index.facts["config"] = inner_config(index, path);
+  note_zero_biases(found, index);
   return index;
 }
 

@@ -9,6 +9,7 @@
 #include "families/record.hpp"
 #include "formats/dialect/rows.hpp"
 #include "formats/dialect/template.hpp"
+#include "formats/dialect/zero_bias.hpp"
 
 namespace reshard::formats {
 namespace {
@@ -205,6 +206,7 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
                                    });
   check_weight_map(found.facts.at("weight_map"), index_file_name(files_), indices, source,
                    problems);
+  const std::set<std::string> zeros = leave_out_zero_biases(indices, source);
   source.model =
       with_context("config.json", [&] { return canonical_model(source.family, source.record); });
 
@@ -225,7 +227,10 @@ Source HuggingFace::open(const Found& found, const std::vector<FileIndex>& indic
           const std::string full = source.family.base + seen;
           return wanted.count(seen) == 0 && wanted.count(full) != 0 ? full : seen;
         },
-        [&](std::string_view seen) { return is_ignored(source.family, seen); }, source, problems);
+        [&](std::string_view seen) {
+          return is_ignored(source.family, seen) || zeros.contains(std::string(seen));
+        },
+        source, problems);
   }
   settle_dtypes(source, problems);
   return source;

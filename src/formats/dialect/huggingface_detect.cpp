@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "formats/container/torch_file.hpp"
 #include "formats/dialect/huggingface.hpp"
+#include "formats/dialect/zero_bias.hpp"
 #include "formats/file.hpp"
 
 // Which files are a checkpoint, and the header of one.
@@ -138,10 +139,12 @@ std::optional<Found> HuggingFace::detect(const SourceOptions& options) const {
                 folder.string() + ": has weights but no config.json: give one with --config");
   }
   const std::string companions = options.tokenizer.empty() ? folder.string() : options.tokenizer;
+  const Json told = read_json(config);
   return Found{std::string(name()),
                folder.string(),
                std::move(weights.files),
-               {{"config", read_json(config)},
+               {{"config", told},
+                {"output_bias", patterns_of_output_bias(told, options)},
                 {"companions", to_json(companions_in(companions))},
                 {"weight_map", std::move(weights.map)},
                 {"warnings", weights.warnings}}};
@@ -149,8 +152,10 @@ std::optional<Found> HuggingFace::detect(const SourceOptions& options) const {
 
 FileIndex HuggingFace::index(const Found& found, const std::string& name) const {
   const File file = File::open_read((fs::path(found.unit) / name).string());
-  return files_ == WeightFiles::safetensors ? read_safetensors(source_of(file), name)
-                                            : read_torch_file(source_of(file), name);
+  FileIndex index = files_ == WeightFiles::safetensors ? read_safetensors(source_of(file), name)
+                                                       : read_torch_file(source_of(file), name);
+  note_zero_biases(found, index);
+  return index;
 }
 
 }  // namespace reshard::formats
