@@ -4,8 +4,9 @@
 #
 #   epilogue.sh [--exit-status N] CHECKPOINT --save-checkpoints-dir DIR --convert-logs-dir DIR [OPTION]...
 #
-# CHECKPOINT is the folder that training saves to; every option of `reshard submit` may follow. It ends with N, or 0,
-# whatever becomes of the conversion, so that the training job's exit status stays that of the training:
+# CHECKPOINT is the folder that training saves to; every option of `reshard submit` that says what is converted, and
+# how, may follow. It ends with N, or 0, whatever becomes of the conversion, so that the training job's exit status
+# stays that of the training:
 #
 #   srun ... train ...; status=$?
 #   epilogue.sh --exit-status $status "$save" --save-checkpoints-dir out --convert-logs-dir logs --iteration all
@@ -35,32 +36,30 @@ seconds_left() {
   if [ -n "$end" ]; then echo $((end - $(date +%s))); else echo 100000000; fi
 }
 
-# ranks_of ARGUMENT...: the value of --ranks-per-node among the options, else one for a node.
-ranks_of() {
-  local ranks=1
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --ranks-per-node) ranks=${2:-1} ;;
-      --ranks-per-node=*) ranks=${1#*=} ;;
-    esac
-    shift
-  done
-  echo "$ranks"
-}
+# told NAME SCRIPT: what a script's line NAME=... says.
+told() { sed -n "s/^$1=//p" "$2"; }
 
 # convert CHECKPOINT OPTION...: here, or in a job behind this one.
 convert() {
-  local reshard=${RESHARD:-} here script estimate left
+  local reshard=${RESHARD:-} here script=$1 estimate left ranks cores
+  shift
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
   if [ -z "$reshard" ] && [ -x "$here/../../../bin/reshard" ]; then reshard=$here/../../../bin/reshard; fi
   reshard=${reshard:-reshard}
-  : "${SLURM_JOB_ID:?the end of a training job, in its batch script}"
-  script=$(clean "$reshard" submit --dry-run --quiet --no-check --requeue-limit 0 --checkpoint "$@") || return
-  if [ -z "$script" ]; then
+  if [ -z "${SLURM_JOB_ID:-}" ]; then
+    say "no SLURM_JOB_ID: this is for the end of a training job, in its batch script"
+    return 2
+  fi
+  clean "$reshard" submit --dry-run --quiet --no-check --requeue-limit 0 --checkpoint "$@" >"$script" || return
+  if [ ! -s "$script" ]; then
     say "nothing to be done"
     return
   fi
-  estimate=$(sed -n 's/^estimate=//p' <<<"$script")
+  estimate=$(told estimate "$script")
+  if [ "$(head -n 1 "$script")" != "#!/bin/bash" ] || [[ ! $estimate =~ ^[0-9]+$ ]]; then
+    say "wanted one checkpoint folder and options of a conversion alone: $*"
+    return 2
+  fi
   left=$(seconds_left)
   # Twice the estimate, as a job of its own would get, and time to end before Slurm ends the job.
   if [ "$left" -lt $((2 * estimate + 60)) ]; then
@@ -69,15 +68,18 @@ convert() {
     return
   fi
   say "$left s are left, about $estimate s are needed: converts here"
-  shift
-  clean RESHARD_SRUN="--overlap --gres=none --ntasks-per-node=$(ranks_of "$@") --nodes=${SLURM_JOB_NUM_NODES:-1}" \
-    bash -c "$script"
+  ranks=$(told '#SBATCH --ntasks-per-node' "$script") cores=${SLURM_CPUS_ON_NODE:-1}
+  if [ "$ranks" -gt "$cores" ]; then ranks=$cores; fi
+  clean RESHARD_SRUN="--overlap --gres=none --ntasks-per-node=$ranks --nodes=${SLURM_JOB_NUM_NODES:-1}" bash "$script"
 }
 
 exit_status=0
-if [ "${1:-}" = --exit-status ]; then
-  exit_status=${2:?a number behind --exit-status}
+if [ "${1:-}" = --exit-status ] && [[ ${2:-} =~ ^[0-9]+$ ]]; then
+  exit_status=$2
   shift 2
 fi
-convert "$@" || say "the conversion ended with exit status $?; training's is $exit_status"
+if script=$(mktemp); then
+  trap 'rm -f "$script"' EXIT
+  convert "$script" "$@" || say "the conversion ended with exit status $?; training's is $exit_status"
+fi
 exit "$exit_status"

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <string>
 #include <string_view>
@@ -67,6 +68,10 @@ int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
   } catch (const Error& error) {
     if (comm.rank() == 0) reshard::app::report_failure(error, json);
     return static_cast<int>(error.kind());
+  } catch (const std::filesystem::filesystem_error& error) {
+    const Error what = reshard::mpi::error_of(error);
+    if (comm.rank() == 0) reshard::app::report_failure(what, json);
+    return static_cast<int>(what.kind());
   } catch (const std::exception& error) {
     reshard::app::report_failure(Error(Kind::internal, error.what()), json);
     return static_cast<int>(Kind::internal);

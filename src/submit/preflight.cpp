@@ -83,6 +83,9 @@ std::vector<Tasks::Problem> check_surroundings(const SubmitOptions& options) {
   if (is_here && ::access(options.slurm.reshard.c_str(), X_OK) != 0) {
     problems.push_back({Kind::usage, "--reshard " + options.slurm.reshard + ": no such program"});
   }
+  if (run_command({"bash", "-n", "-c", options.slurm.pre_run}).code != 0) {
+    problems.push_back({Kind::usage, "--pre-run " + options.slurm.pre_run + ": no shell command"});
+  }
   check_image(options, problems);
   for (const char* program : {"sbatch", "squeue"}) {
     if (!has_program(program)) {

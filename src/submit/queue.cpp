@@ -11,8 +11,10 @@ Queue Queue::ask() {
   const CommandResult done =
       run_command({"squeue", "--noheader", "--array", "--all", "--format=%F %K %T"});
   if (done.code != 0) {
-    throw Error(Kind::io, "squeue: exit " + std::to_string(done.code) + ": " + done.errors +
-                              ": without it nobody knows which jobs are queued");
+    throw Error(Kind::io, "squeue: exit " + std::to_string(done.code) + ": " +
+                              done.errors.substr(0, done.errors.find('\n')) +
+                              ": without it nobody knows which jobs are queued; --dry-run "
+                              "--no-check prints scripts all the same");
   }
   return Queue(done.output);
 }

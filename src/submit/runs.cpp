@@ -43,8 +43,9 @@ std::vector<std::string> log_files(const std::vector<std::string>& words) {
       return;
     }
     std::vector<std::string> inside;
+    std::error_code error;
     for (const auto& entry : fs::directory_iterator(path)) {
-      if (entry.path().extension() == ".out" && entry.is_regular_file()) {
+      if (entry.path().extension() == ".out" && entry.is_regular_file(error)) {
         inside.push_back(entry.path().string());
       }
     }
@@ -237,6 +238,10 @@ std::string mapped(const std::string& path,
 }
 
 Runs find_runs(const RunWish& wish, const formats::SourceOptions& source) {
+  const std::string& name = wish.run_name;
+  if (name.find('/') != std::string::npos || name == "." || name == "..") {
+    throw Error(Kind::usage, "--run-name " + name + ": wanted the name of one folder");
+  }
   Runs found;
   Finder finder(wish);
   for (const std::string& file : log_files(wish.train_logs)) finder.add_log(file, found);

@@ -127,7 +127,8 @@ std::pair<std::string, std::string> launcher_of(const Job& job, const SlurmWish&
             "--container-workdir=" + job.folder};
   }
   if (!wish.pre_run.empty()) {
-    const std::vector<std::string> shell = {"bash", "-c", wish.pre_run + " && exec \"$@\"", "bash"};
+    const std::vector<std::string> shell = {"bash", "-c",
+                                            "{ " + wish.pre_run + "\n} && exec \"$@\"", "bash"};
     launcher.insert(launcher.end(), shell.begin(), shell.end());
   }
   return {quoted_all(launcher), quoted_all(srun)};

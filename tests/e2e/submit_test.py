@@ -186,7 +186,7 @@ def makes_containers(submit):
     script = submit.script(*submit.checkpoint("--container", f"apptainer:{image}", "--mount", "/data:/mnt", "--pre-run", "module load a && b"))
     launcher = array_of(script, "launcher")
     assert launcher[:3] == ["apptainer", "exec", "--bind"] and launcher[4:7] == ["--pwd", str(submit.folder), str(image)], launcher
-    assert launcher[7:] == ["bash", "-c", "module load a && b && exec \"$@\"", "bash"], launcher
+    assert launcher[7:] == ["bash", "-c", "{ module load a && b\n} && exec \"$@\"", "bash"], launcher
     binds = launcher[3].split(",")
     assert f"{submit.source}:{submit.source}" in binds and f"{submit.folder}:{submit.folder}" in binds and "/data:/mnt" in binds, binds
     assert array_of(script, "container") == [] and "\nreshard=reshard\n" in script
@@ -246,9 +246,54 @@ def refuses(submit):
     assert "a training image has no reshard" in said and "executable file not found" in said, said
     for words, part in ((["--list"], "--train-logs"), (["--checkpoint", submit.source], "--save-checkpoints-dir"), (["--status"], "--save-checkpoints-dir"),
                         (submit.checkpoint("--map", "x"), "--map"), (submit.checkpoint("--iteration", "x"), "--iteration"),
-                        (submit.checkpoint("--account", "a b"), "--account"), (["--train-logs", "none.out", "--list"], "none.out")):  # fmt: skip
+                        (submit.checkpoint("--account", "a b"), "--account"), (submit.checkpoint("--run-name", "../up"), "--run-name"), (["--train-logs", "none.out", "--list"], "none.out")):  # fmt: skip
         said = submit.run("submit", *words, *(["--dry-run", "--no-check"] if "--list" not in words else []), code=2)
         assert part in said, f"lacks {part}: {said}"
+    assert "--pre-run" in submit.run("submit", *submit.checkpoint("--pre-run", "echo 'open"), code=2)
+    loop = submit.folder / "logs-with-loop" / "loop.out"
+    loop.parent.mkdir()
+    loop.symlink_to(loop)
+    (loop.parent / "run.out").write_text((submit.logs / "fresh.out").read_text())
+    assert "/scratch/run3/checkpoints" in submit.run("submit", "--train-logs", loop.parent, "--list")
+    for words in (["--train-logs", loop, "--list"], ["--checkpoint", loop, "--list"], submit.checkpoint("--profile", loop)):
+        said = submit.run("submit", *words, code=3)
+        assert "loop.out" in said and "symbolic links" in said, said
+
+
+def ends_training(submit):
+    """epilogue.sh, with programs that stand for Slurm's: it ends with the status of the training, and runs nothing but what it made."""
+    epilogue = pathlib.Path(__file__).resolve().parents[2] / "slurm" / "epilogue.sh"
+    for tool in ("env", "mktemp", "rm", "head", "sed", "dirname", "basename", "date", "mkdir", "wc"):
+        (submit.folder / "bin" / tool).symlink_to(f"/usr/bin/{tool}")
+    submit.program("squeue", "exit 1")
+    submit.program("srun", 'echo "$@" >>srun.txt; while [ "$1" != "$RESHARD" ] && [ $# -gt 0 ]; do shift; done; exec "$@"'.replace("$RESHARD", str(submit.binary)))
+    root, logs, out = submit.folder / "trained", submit.folder / "not" / "there" / "yet", submit.folder / "converted"
+    for number in (1, 2):
+        submit.run("convert", submit.source, root, "--to", "megatron", "--iteration", number, "--quiet")
+    words = ["--save-checkpoints-dir", out, "--convert-logs-dir", logs, "--iteration", "all"]
+    job = {"RESHARD": str(submit.binary), "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "3"}
+
+    def run(*more, wanted=5, **environment):
+        command = ["bash", str(epilogue), "--exit-status", "5", *map(str, more)]
+        done = subprocess.run(command, env={**submit.environment, **environment}, cwd=submit.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == wanted, done
+        return done.stdout + done.stderr
+
+    assert "no SLURM_JOB_ID" in run(root, *words, RESHARD=str(submit.binary))
+    odd = submit.folder / "a; touch INJECTED;"
+    for wrong in (["--list"], ["--status"], ["--json"], ["--help"], ["--checkpoint", submit.source]):
+        said = run(odd if wrong == ["--list"] else root, *words, *wrong, **job)
+        assert "wanted one checkpoint folder" in said or "ended with exit status" in said, (wrong, said)
+        assert not (submit.folder / "INJECTED").exists() and not out.exists(), wrong
+    profile = submit.folder / "profile.json"
+    profile.write_text(json.dumps({"ranks-per-node": 8}))
+    said = run(root, *words, RESHARD_PROFILE=str(profile), **job)
+    assert "2 converted, worst exit status 0" in said, said
+    assert "--ntasks-per-node=3" in (submit.folder / "srun.txt").read_text()  # as many as the node has cores
+    assert len((out / "index.jsonl").read_text().splitlines()) == 2
+    for number in (1, 2):
+        submit.run("verify", out / "trained" / f"iter_{number:07}")
+    assert "nothing to be done" in run(root, *words, **job)
 
 
 def takes_older_lines(submit):
@@ -325,7 +370,7 @@ def is_quick(submit):
 
 def main(binary, _mpiexec, data):
     checks = Checks()
-    for case in (finds_runs, finds_iterations, follows_a_real_log, holds_logs_against_checkpoints, passes_options, makes_containers, follows_flags, refuses, takes_older_lines, writes_records, is_quick):
+    for case in (finds_runs, finds_iterations, follows_a_real_log, holds_logs_against_checkpoints, passes_options, makes_containers, follows_flags, refuses, ends_training, takes_older_lines, writes_records, is_quick):
         with tempfile.TemporaryDirectory() as folder, checks.case(case.__name__):
             case(Submit(binary, data, folder))
     return checks.finish()

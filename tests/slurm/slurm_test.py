@@ -5,6 +5,7 @@ usage: slurm_test.py RESHARD REPOSITORY DATA [CASE]...
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -107,16 +108,17 @@ def launches(jobs):
 
 
 def from_log(jobs):
-    """A log leads to the checkpoint, whose degrees must be those that the log tells."""
+    """A log leads to the checkpoint, whose degrees and sizes must be those that the log tells."""
     root, save = jobs.iterations("moved/checkpoints", [3]), jobs.folder / "from log"
     log = jobs.folder / "train.out"
     log.write_text(jobs.training_log.read_text())
     words = ["--train-logs", log, "--map", f"/scratch/run3={root.parent}", "--save-checkpoints-dir", save]
     said = jobs.submit(*words, code=3)
-    assert "has tp 2, pp 2" in said and "tells tp 2, pp 1" in said, said
-    text = log.read_text()
-    assert text.count("pipeline_model_parallel_size .................... 1") == 1
-    log.write_text(text.replace("pipeline_model_parallel_size .................... 1", "pipeline_model_parallel_size .................... 2"))
+    assert "pipeline_model_parallel_size 2 (log: 1)" in said and "num_layers 4 (log: 3)" in said and str(log) in said, said
+    told, text = json.loads(jobs.run(jobs.reshard, "inspect", root, "--json"))["arguments"], log.read_text()
+    for name, value in {**told, "pipeline_model_parallel_size": 2}.items():
+        text = re.sub(rf"(  {name} \.+) .*$", lambda found: f"{found[1]} {value}", text, flags=re.MULTILINE)
+    log.write_text(text)
     report = jobs.submit(*words, "--nodes", "2", "--ranks-per-node", "2", "--then", "echo then ran")
     (job,) = report["jobs"]
     target = save / "checkpoints" / "iter_0000003"
