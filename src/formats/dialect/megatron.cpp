@@ -75,17 +75,15 @@ MegatronRows::MegatronRows(std::string_view table_name, const families::Record& 
       rows(table.rows, names_of(table, record, choices, parallelism, padded_vocab), model,
            repeat_last) {}
 
-void note_use(const MegatronRows& megatron, std::vector<StoredTensor>& tensors, TableUse& use) {
+void note_use(const MegatronRows& megatron, StoredTensor& tensor, TableUse& use) {
   const families::Names names(megatron.rows.names());
-  for (StoredTensor& tensor : tensors) {
-    bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
-    for (const Placement& placement : tensor.placements) {
-      use.covered[placement.tensor] = true;
-      all_fit = all_fit &&
-                families::matches(megatron.table.add->roles, megatron.rows.role(placement.tensor));
-    }
-    if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
+  bool all_fit = megatron.table.add.has_value() && !tensor.placements.empty();
+  for (const Placement& placement : tensor.placements) {
+    use.covered[placement.tensor] = true;
+    all_fit = all_fit &&
+              families::matches(megatron.table.add->roles, megatron.rows.role(placement.tensor));
   }
+  if (all_fit) tensor.add = megatron.table.add->value.evaluate(names).get<double>();
 }
 
 std::string TableUse::warning() const {
@@ -132,7 +130,7 @@ Shard megatron_shard(const MegatronRows& megatron, const Parallelism& parallelis
       if (!row.seen) use.unseen.insert(row.name);
     }
   }
-  note_use(megatron, shard.tensors, use);
+  for (StoredTensor& tensor : shard.tensors) note_use(megatron, tensor, use);
   return shard;
 }
 

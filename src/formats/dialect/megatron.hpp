@@ -57,8 +57,8 @@ struct TableUse {
   [[nodiscard]] std::string warning() const;
 };
 
-/// Gives tensors the constant that the table adds, and notes the canonical tensors that they hold.
-void note_use(const MegatronRows& rows, std::vector<StoredTensor>& tensors, TableUse& use);
+/// Gives a tensor the constant that the table adds, and notes the canonical tensors that it holds.
+void note_use(const MegatronRows& rows, StoredTensor& tensor, TableUse& use);
 
 /// What the file of one rank stores, under "model." or "model0.", "model1.", ...; `use`
 /// is added to.

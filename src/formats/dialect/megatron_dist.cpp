@@ -81,10 +81,7 @@ class TensorMaker {
         layers_done = true;
       }
     }
-    std::vector<StoredTensor> tensors;
-    for (DistTensor& tensor : made_) tensors.push_back(std::move(tensor.stored));
-    note_use(dist_.megatron, tensors, use_);
-    for (std::size_t t = 0; t < made_.size(); ++t) made_[t].stored = std::move(tensors[t]);
+    for (DistTensor& tensor : made_) note_use(dist_.megatron, tensor.stored, use_);
     return std::move(made_);
   }
 

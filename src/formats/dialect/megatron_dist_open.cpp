@@ -104,8 +104,9 @@ std::uint64_t settle_by_config(const Found& found, const Json& common, const Ten
   const std::uint64_t padded = stored_vocabulary(tensors);
   if (options.vocab_size) source.record["vocab"] = *options.vocab_size;
   if (source.record.at("vocab") > padded) {
-    throw Error(Kind::input, "vocabulary of " + source.record.at("vocab").dump() +
-                                 " rows, but the checkpoint has " + std::to_string(padded));
+    throw Error(options.vocab_size ? Kind::usage : Kind::input,
+                "vocabulary of " + source.record.at("vocab").dump() +
+                    " rows, but the checkpoint has " + std::to_string(padded));
   }
   source.config_record = source.record;
   source.choices = {{"spec", "te"}, {"zero_centred_norms", 0}, {"rotary_interleaved", false}};
@@ -114,16 +115,6 @@ std::uint64_t settle_by_config(const Found& found, const Json& common, const Ten
       "half-rotated");
   source.training["iteration"] = common.value("iteration", Json(0));
   return padded;
-}
-
-/// Names that one side lacks, the first few spelled out.
-std::string some_of(const std::vector<std::string>& names) {
-  constexpr std::size_t few = 3;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(few, names.size()); ++i) {
-    text += (i == 0 ? "" : ", ") + names[i];
-  }
-  return text + (names.size() > few ? " and " + std::to_string(names.size() - few) + " more" : "");
 }
 
 /// Holds the tensors that the model wants against those that are there.
@@ -144,14 +135,7 @@ void check_tensors(const std::vector<DistTensor>& wanted, Tensors there, Problem
   for (const auto& [key, tensor] : there) {
     unexpected.push_back(tensor.name + " " + to_string(tensor.shape));
   }
-  if (!missing.empty()) {
-    problems.add(".metadata: missing " + std::to_string(missing.size()) +
-                 " tensors of the model: " + some_of(missing));
-  }
-  if (!unexpected.empty()) {
-    problems.add(".metadata: " + std::to_string(unexpected.size()) +
-                 " tensors that the model does not have: " + some_of(unexpected));
-  }
+  add_unmatched(".metadata", missing, unexpected, problems);
 }
 
 Box box_of(const Shape& offset, const Shape& shape) {
@@ -164,8 +148,8 @@ Box box_of(const Shape& offset, const Shape& shape) {
 }
 
 /// Adds what the chunks of all files hold of the model to the source.
-void add_pieces(const std::vector<DistTensor>& wanted, const std::vector<FileIndex>& indices,
-                Source& source) {
+void add_files(const std::vector<DistTensor>& wanted, const std::vector<FileIndex>& indices,
+               Source& source) {
   std::map<std::string_view, ChunkPlacements> placements;
   for (const DistTensor& tensor : wanted) {
     placements.try_emplace(tensor.stored.name, tensor.stored);
@@ -180,17 +164,7 @@ void add_pieces(const std::vector<DistTensor>& wanted, const std::vector<FileInd
       const ChunkPlacements& whole = placements.at(dist_key(key.get_ref<const std::string&>()));
       const Box box = box_of(chunks[c][3].get<Shape>(), entry.shape);
       with_context(indices[f].path + ": " + entry.name, [&] {
-        for (const Placement& part : whole.in(box).placements) {
-          SourcePiece piece;
-          piece.placement =
-              entry.strides.empty() ? part : in_memory(part, entry.shape, entry.strides);
-          piece.file = f;
-          piece.base = entry.offset;
-          piece.dtype = entry.dtype;
-          piece.add = whole.tensor().add;
-          piece.name = entry.name;
-          source.pieces.push_back(std::move(piece));
-        }
+        add_pieces(whole.in(box).placements, whole.tensor().add, entry, f, source);
       });
     }
   }
@@ -270,7 +244,9 @@ Source MegatronDist::open(const Found& found, const std::vector<FileIndex>& indi
   for (const std::string& role : uncovered_roles(source.model, use.covered)) {
     problems.add(role + ": Megatron's format has no tensor for it");
   }
-  add_pieces(wanted, indices, source);
+  add_files(wanted, indices, source);
+  source.found.facts.erase("chunks");  // many, and of no further use
+  source.found.facts.erase("tensors");
   settle_dtypes(source, problems);
   announce_dropped(common, source);
   return source;

@@ -13,30 +13,6 @@
 namespace reshard::formats {
 namespace {
 
-/// Adds a described tensor's placements as pieces of the file that holds it; one in chunks becomes
-/// a file of its own.
-void add_pieces(const StoredTensor& described, const TensorEntry& entry, std::uint32_t file,
-                Source& source) {
-  if (entry.chunks) {
-    SourceFile tensor = source.files[file];
-    tensor.bytes = elements(entry.shape) * bytes(entry.dtype);
-    tensor.chunks = entry.chunks;
-    file = static_cast<std::uint32_t>(source.files.size());
-    source.files.push_back(std::move(tensor));
-  }
-  for (const Placement& placement : described.placements) {
-    SourcePiece piece;
-    piece.placement =
-        entry.strides.empty() ? placement : in_memory(placement, entry.shape, entry.strides);
-    piece.file = file;
-    piece.base = entry.offset;
-    piece.dtype = entry.dtype;
-    piece.add = described.add;
-    piece.name = entry.name;
-    source.pieces.push_back(std::move(piece));
-  }
-}
-
 /// Whether a name is that of a file, also when a folder has it.
 bool is_file_name(const std::string& name) {
   constexpr std::array endings = {".json", ".txt", ".model", ".py", ".jinja"};
@@ -146,6 +122,40 @@ Found found_from_json(const Json& json) {
   return found;
 }
 
+void add_pieces(std::span<const Placement> placements, double add, const TensorEntry& entry,
+                std::uint32_t file, Source& source) {
+  if (entry.chunks) {
+    SourceFile tensor = source.files[file];
+    tensor.bytes = elements(entry.shape) * bytes(entry.dtype);
+    tensor.chunks = entry.chunks;
+    file = static_cast<std::uint32_t>(source.files.size());
+    source.files.push_back(std::move(tensor));
+  }
+  for (const Placement& placement : placements) {
+    SourcePiece piece;
+    piece.placement =
+        entry.strides.empty() ? placement : in_memory(placement, entry.shape, entry.strides);
+    piece.file = file;
+    piece.base = entry.offset;
+    piece.dtype = entry.dtype;
+    piece.add = add;
+    piece.name = entry.name;
+    source.pieces.push_back(std::move(piece));
+  }
+}
+
+void add_unmatched(const std::string& where, const std::vector<std::string>& missing,
+                   const std::vector<std::string>& unexpected, Problems& problems) {
+  if (!missing.empty()) {
+    problems.add(where + ": missing " + std::to_string(missing.size()) +
+                 " tensors of the model: " + first_few(missing));
+  }
+  if (!unexpected.empty()) {
+    problems.add(where + ": " + std::to_string(unexpected.size()) +
+                 " tensors that the model does not have: " + first_few(unexpected));
+  }
+}
+
 void match_shard(const Shard& described, const FileIndex& index,
                  const std::function<std::string(const std::string&)>& spell,
                  const std::function<bool(std::string_view)>& ignored, Source& source,
@@ -177,21 +187,14 @@ void match_shard(const Shard& described, const FileIndex& index,
       }
       with_context(index.path + ": " + entry.name, [&] {
         bytes(entry.dtype);
-        add_pieces(tensor, entry, file, source);
+        add_pieces(tensor.placements, tensor.add, entry, file, source);
       });
     });
   }
   for (const auto& [name, entry] : entries) {
     unexpected.push_back(entry->name + " " + to_string(entry->shape));
   }
-  if (!missing.empty()) {
-    problems.add(index.path + ": missing " + std::to_string(missing.size()) +
-                 " tensors of the model: " + first_few(missing));
-  }
-  if (!unexpected.empty()) {
-    problems.add(index.path + ": " + std::to_string(unexpected.size()) +
-                 " tensors that the model does not have: " + first_few(unexpected));
-  }
+  add_unmatched(index.path, missing, unexpected, problems);
 }
 
 std::vector<std::string> dropped_buffers(

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -91,6 +92,15 @@ struct Source {
   std::vector<std::string> notes;         ///< what was taken, and the flag that takes another
   std::vector<std::string> dropped;       ///< content that is not carried
 };
+
+/// Adds what a file holds of the model in one of its tensors to the source; `add` is between
+/// canonical and stored values. A tensor in chunks becomes a file of its own.
+void add_pieces(std::span<const Placement> placements, double add, const TensorEntry& entry,
+                std::uint32_t file, Source& source);
+
+/// What a description lacks of what is there, and the other way round.
+void add_unmatched(const std::string& where, const std::vector<std::string>& missing,
+                   const std::vector<std::string>& unexpected, Problems& problems);
 
 /// Holds the description of one file against its header and adds its pieces to the source.
 /// `spell` maps a name in the file to the description's; `ignored` tells names without weights.
