@@ -48,12 +48,12 @@ def replace_item(folder, data, name=QKV):
 # Files.
 
 
-@case(INPUT, "__1_0.distcp", "missing", source="dist")
+@case(INPUT, "__1_0.distcp: missing, as 1 of 4 files", source="dist")
 def missing_file(folder):
     (unit_of(folder) / "__1_0.distcp").unlink()
 
 
-@case(INPUT, "__1_0.distcp", "missing", source="dist")
+@case(INPUT, "__1_0.distcp: is no file", source="dist")
 def folder_for_a_file(folder):
     (unit_of(folder) / "__1_0.distcp").unlink()
     (unit_of(folder) / "__1_0.distcp").mkdir()

@@ -101,6 +101,11 @@ def no_args(folder):
     edit_all(folder, lambda content: content.pop("args"))
 
 
+@case(0, source="gqa1")
+def keys_that_are_called_as_ours(folder):
+    edit_all(folder, lambda content: content.update({"keys": 5, "zzz": 1}))
+
+
 @case(INPUT, "mp_rank_00_001", "missing 1", "linear_fc1.weight", source="gqa")
 def missing_tensor_of_megatron(folder):
     name = "decoder.layers.0.mlp.linear_fc1.weight"

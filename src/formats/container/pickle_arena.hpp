@@ -54,6 +54,12 @@ class PickleArena {
   /// Bytes that these take at most: a node, an object, a list, and an item of a list or tuple.
   static constexpr std::uint64_t node_cost = 16, object_cost = 24, list_cost = 40, item_cost = 16;
 
+  PickleArena() = default;
+  PickleArena(const PickleArena&) = delete;  // nodes point into texts that it keeps
+  PickleArena& operator=(const PickleArena&) = delete;
+  PickleArena(PickleArena&&) = default;
+  PickleArena& operator=(PickleArena&&) = default;
+
   NodeId top = 0;
   std::uint64_t bytes = 0;  ///< of the pickle
 

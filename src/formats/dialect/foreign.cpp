@@ -62,9 +62,6 @@ std::string hint_of_folder(const fs::path& folder) {
     return folder.string() + " keeps its weights one level down: pass " +
            (folder / "weights").string();
   }
-  if (has("*.distcp") && has(".metadata")) {  // only below a root without a tracker
-    return folder.string() + " is a torch_dist checkpoint, which no tracker names: pass it";
-  }
   if (has("zero") && has("mp_rank_*_model_states.pt")) {
     return not_read(folder, "a universal checkpoint of DeepSpeed", "universal");
   }
@@ -109,11 +106,18 @@ std::string foreign_hint(const std::string& path) {
   }
   std::string hint = hint_of_folder(root);
   // What a training run writes: one folder for each step, beside a tracker.
+  const bool is_tracked = fs::exists(root / "latest_checkpointed_iteration.txt");
   for (const std::string& name : names_in(root)) {
     if (!hint.empty()) break;
+    std::error_code ignored;
     const bool step = name.starts_with("iter_") || name.starts_with("global_step") ||
                       name == "release" || name == "best_model";
-    if (step && fs::is_directory(root / name)) hint = hint_of_folder(root / name);
+    if (!step || !fs::is_directory(root / name, ignored)) continue;
+    hint = hint_of_folder(root / name);
+    if (hint.empty() && !is_tracked && fs::exists(root / name / ".metadata")) {
+      hint =
+          (root / name).string() + " is a torch_dist checkpoint, which no tracker names: pass it";
+    }
   }
   if (hint.empty() && first_like(names_in(root), "global_step*") && names_no_folder(root)) {
     hint = (root / "latest").string() + " names none of the folders global_step* beside it";

@@ -21,10 +21,11 @@ constexpr std::string_view tracker_name = "latest_checkpointed_iteration.txt";
 constexpr std::string_view model_file = "model_optim_rng.pt", optimizer_file = "distrib_optim.pt";
 
 bool has_rank_folders(const std::string& folder) {
-  if (!fs::is_directory(folder)) return false;
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) return false;
   for (const auto& entry : fs::directory_iterator(folder)) {
     // DeepSpeed has files of such names.
-    if (entry.is_directory() && entry.path().filename().string().starts_with("mp_rank_")) {
+    if (entry.is_directory(error) && entry.path().filename().string().starts_with("mp_rank_")) {
       return true;
     }
   }
@@ -128,14 +129,14 @@ void find_kept_files(const SourceOptions& options, Found& found) {
 }
 
 Json run_facts(const Json& top, const std::string& name) {
-  Json facts = Json::object();
-  facts["keys"] = Json::array();
+  Json facts = Json::object(), keys = Json::array();
   check_keys(top, name);
   for (const auto& [key, value] : top.items()) {
-    facts["keys"].push_back(key);
+    keys.push_back(key);
     const bool small = value.is_primitive() && !value.is_string();
     if (small) facts[key] = value;
   }
+  facts["keys"] = std::move(keys);  // whatever the file has of that name
   if (!top.contains("args")) return facts;
   const Json& args = top.at("args");
   facts["args"] = args.contains("state") ? args.at("state") : args;
@@ -145,8 +146,11 @@ Json run_facts(const Json& top, const std::string& name) {
 
 std::optional<Found> Megatron::detect(const SourceOptions& options) const {
   const std::optional<std::string> unit = megatron_unit(options, has_rank_folders);
-  if (!unit || fs::exists(fs::path(*unit) / ".metadata")) return std::nullopt;
-  if (!has_rank_folders(*unit)) throw Error(Kind::input, *unit + ": has no folder mp_rank_*");
+  if (!unit) return std::nullopt;
+  if (!has_rank_folders(*unit)) {
+    throw Error(Kind::input,
+                *unit + (fs::exists(*unit) ? ": has no folder mp_rank_*" : ": does not exist"));
+  }
   Found found{std::string(name()), *unit, {}, Json::object()};
   Json others = Json::array();
   for (const auto& entry : fs::directory_iterator(*unit)) {

@@ -23,8 +23,9 @@ constexpr std::string_view metadata_name = ".metadata", config_name = "metadata.
 constexpr std::uint64_t max_metadata = std::uint64_t{4} << 30;
 
 bool has_items(const std::string& folder) {
-  if (!fs::is_directory(folder)) return false;
-  if (fs::exists(fs::path(folder) / metadata_name)) return true;
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) return false;
+  if (fs::exists(fs::path(folder) / metadata_name, error)) return true;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() == ".distcp") return true;
   }
@@ -130,9 +131,10 @@ Json left_out(const DcpMetadata& metadata, const families::DialectTable& table) 
 /// are the optimizer's.
 void check_files(const fs::path& unit, const DcpMetadata& metadata, Found& found) {
   std::set<std::string> missing(metadata.files.begin(), metadata.files.end());
+  std::error_code error;
   for (const auto& entry : fs::directory_iterator(unit)) {
     const std::string name = entry.path().filename().string();
-    if (!entry.is_regular_file() || missing.erase(name) == 0) continue;
+    if (!entry.is_regular_file(error) || missing.erase(name) == 0) continue;
     const auto at = std::lower_bound(metadata.files.begin(), metadata.files.end(), name);
     const std::uint64_t end = metadata.ends[static_cast<std::size_t>(at - metadata.files.begin())];
     if (entry.file_size() < end) {
@@ -144,8 +146,12 @@ void check_files(const fs::path& unit, const DcpMetadata& metadata, Found& found
     if (!opened) found.optimizer.push_back({name, entry.file_size()});
   }
   if (!missing.empty()) {
-    throw Error(Kind::input, (unit / *missing.begin()).string() + ": missing, one of " +
-                                 std::to_string(missing.size()) + " files that .metadata names");
+    const fs::path path = unit / *missing.begin();
+    const bool is_there = fs::is_symlink(path) || fs::exists(path);
+    throw Error(Kind::input, path.string() + (is_there ? ": is no file" : ": missing") + ", as " +
+                                 std::to_string(missing.size()) + " of " +
+                                 std::to_string(metadata.files.size()) +
+                                 " files that .metadata names");
   }
   std::sort(found.optimizer.begin(), found.optimizer.end(),
             [](const SourceFile& a, const SourceFile& b) { return a.path < b.path; });

@@ -103,14 +103,15 @@ std::string archive_root(const ByteSource& source) {
 
 /// What a conversion needs of the top of an mp_rank file.
 Json model_facts(const Json& top) {
-  Json facts = {{"keys", Json::array()}};
+  Json facts = Json::object(), keys = Json::array();
   for (const auto& [key, value] : top.items()) {
-    facts["keys"].push_back(key);
+    keys.push_back(key);
     const bool kept = (value.is_primitive() && !value.is_string()) || key == "checkpoint_info" ||
                       key == "universal_checkpoint_info" || key == "lr_scheduler" ||
                       key == "checkpoint_parallel_dimensions" || key == qkv_key;
     if (kept) facts[key] = value;
   }
+  facts["keys"] = std::move(keys);
   facts["stage_layers"] = layers_of_stage(top.value("param_shapes", Json()));
   facts["module"] = !top.value("module", Json()).is_null();
   const Json args = top.value("args", Json());

@@ -238,29 +238,28 @@ FileIndex Merak::index(const Found& found, const std::string& name) const {
   const File file = File::open_read((fs::path(found.unit) / name).string());
   FileIndex index = read_torch_file(source_of(file), name);
   if (!index.facts.is_object()) throw Error(Kind::input, name + ": not a dict of tensors");
-  Json facts = Json::object();
+  Json facts = Json::object(), keys = Json::array();
   check_keys(index.facts, name);
-  facts["flat"] = !index.facts.contains("model");
-  facts["keys"] = Json::array();
+  const bool flat = !index.facts.contains("model");
   for (const auto& [key, value] : index.facts.items()) {
     const bool is_tensor = value.is_object() && value.value("!", Json()) == "tensor";
-    if (is_tensor && facts["flat"] == true) continue;
-    facts["keys"].push_back(key);
+    if (is_tensor && flat) continue;
+    keys.push_back(key);
     if (value.is_number()) facts[key] = value;
   }
+  facts["flat"] = flat;
   const Json args = index.facts.value("args", Json());
   facts["args"] = args.is_object() && args.contains("state") ? args.at("state") : args;
   facts["content"] = content_of(file);
-  const bool flat = facts["flat"].get<bool>();
   std::erase_if(index.tensors, [&](const TensorEntry& entry) {
     const std::string key = entry.name.substr(0, entry.name.find('.'));
     // Below the other keys lie the states of optimizer and random generators.
-    const Json& keys = facts["keys"];
     return flat ? std::find(keys.begin(), keys.end(), key) != keys.end() : key != "model";
   });
   if (!flat) {
     for (TensorEntry& entry : index.tensors) entry.name.erase(0, entry.name.find('.') + 1);
   }
+  facts["keys"] = std::move(keys);
   index.facts = std::move(facts);
   return index;
 }
