@@ -260,7 +260,20 @@ std::vector<StoredTensor> huggingface_tensors(const Source& source, const Target
 }
 
 void note_token_ids(const Source& source, Target& target) {
-  if (source.config.is_object() || !source.found.facts.value("token_ids", Json()).empty()) return;
+  if (source.config.is_object()) return;
+  const Json ids = source.found.facts.value("token_ids", Json::object());
+  const Json& rows = source.record.at("vocab");
+  for (const auto& [name, id] : ids.items()) {
+    const std::string where = "config.json: " + name;
+    if (id.is_null()) {
+      target.notes.push_back(where +
+                             ": the tokenizer's files have that token, but no number of it");
+    } else if (id >= rows) {
+      target.warnings.push_back(where + ": " + id.dump() + " is beyond the " + rows.dump() +
+                                " rows of the vocabulary: is the tokenizer of another model?");
+    }
+  }
+  if (!ids.empty()) return;
   target.notes.push_back(
       "config.json: the source does not tell bos_token_id, eos_token_id and pad_token_id; "
       "--config or --tokenizer gives them");

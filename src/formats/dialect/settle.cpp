@@ -11,14 +11,17 @@ namespace reshard::formats {
 namespace {
 
 /// The record of a config.json beside the weights, where args describe the same function.
-bool settle_by_config(const SourceOptions& options, const families::MegatronArguments& arguments,
-                      Source& source) {
-  source.family = families::family_of_config(source.config);
-  source.model_type = source.config.at("model_type").get<std::string>();
+bool settle_by_config(const families::ArgumentTable& table, const SourceOptions& options,
+                      const families::MegatronArguments& arguments, Source& source) {
+  settle_family(options, source);
   const std::string where = options.config.empty() ? "config.json" : options.config;
   families::Record told = with_context(where, [&] {
     return families::read_config(source.family, source.config, options.ignore_config);
   });
+  const families::Record config_record = told;
+  if (families::may_fill(table, source.model_type)) {
+    told["output_bias"] = arguments.record.at("output_bias");
+  }
   std::string differing;
   for (const std::string& name : families::differing_lines(arguments.record, told)) {
     differing += (differing.empty() ? "" : ", ") + name + " " + told.at(name).dump() + " (args " +
@@ -30,9 +33,11 @@ bool settle_by_config(const SourceOptions& options, const families::MegatronArgu
     source.warnings.push_back("config.json beside the weights " + text + "; args are taken");
     return false;
   }
-  told["vocab"] = arguments.record.at("vocab");
-  told["dtype"] = arguments.record.at("dtype");
-  source.record = source.config_record = told;
+  source.record = told;
+  source.config_record = config_record;
+  for (const char* name : {"vocab", "dtype"}) {
+    source.record[name] = source.config_record[name] = arguments.record.at(name);
+  }
   return true;
 }
 
@@ -59,8 +64,9 @@ std::string family_of_args(const families::ArgumentTable& table,
 void settle_record(const families::ArgumentTable& table, const SourceOptions& options,
                    const families::MegatronArguments& arguments, Source& source) {
   std::string model_type = wanted_family(options, source.found);
-  if (model_type.empty() && source.config.is_object()) {
-    if (settle_by_config(options, arguments, source)) return;
+  const bool is_told = model_type.empty() || !options.config.empty();
+  if (is_told && source.config.is_object()) {
+    if (settle_by_config(table, options, arguments, source)) return;
     model_type = source.model_type;
   }
   if (model_type.empty()) model_type = family_of_args(table, arguments, source);

@@ -113,17 +113,37 @@ std::map<std::string, std::string> token_texts(const std::vector<Companion>& com
   return texts;
 }
 
-/// The files of model code that a class of auto_map means; one of another repository needs none.
-void add_modules(const Json& named, std::set<std::string>& files) {
-  if (named.is_array()) {
-    for (const Json& each : named) add_modules(each, files);
-    return;
+/// The classes that a member of auto_map names: one, or a slow and a fast one, which may be null.
+std::vector<std::string> classes_of(const Json& named) {
+  std::vector<std::string> classes;
+  for (const Json& each : named.is_array() ? named : Json::array({named})) {
+    if (each.is_string()) classes.push_back(each.get<std::string>());
   }
-  if (!named.is_string()) return;
-  const auto text = named.get<std::string>();
-  const std::size_t dot = text.rfind('.');
-  if (dot == std::string::npos || text.find("--") != std::string::npos) return;
-  std::string path = text.substr(0, dot);
+  return classes;
+}
+
+/// Error(input) for an auto_map of a form that Transformers does not load.
+void check_classes(const Json& map) {
+  if (map.is_null()) return;
+  if (!map.is_object()) throw Error(Kind::input, "auto_map is " + map.dump() + ", no object");
+  for (const auto& [role, named] : map.items()) {
+    const std::vector<std::string> classes = classes_of(named);
+    const bool is_sound =
+        !classes.empty() && std::all_of(classes.begin(), classes.end(), [](const auto& name) {
+          const std::size_t dot = name.rfind('.');
+          return dot != std::string::npos && dot > 0 && dot + 1 < name.size();
+        });
+    if (is_sound) continue;
+    throw Error(Kind::input,
+                "auto_map." + printable(role) + " is " + named.dump() + ", wanted \"FILE.CLASS\"");
+  }
+}
+
+/// The file of model code that has a class; one of another repository needs none.
+void add_module(const std::string& name, std::set<std::string>& files) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string::npos || name.find("--") != std::string::npos) return;
+  std::string path = name.substr(0, dot);
   std::replace(path.begin(), path.end(), '.', '/');
   files.insert(path + ".py");
 }
@@ -159,7 +179,7 @@ Json special_token_ids(const std::vector<Companion>& companions) {
     const auto text = texts.find(name);
     if (text == texts.end()) continue;
     const auto number = numbers.find(text->second);
-    if (number != numbers.end()) ids[name + std::string("_id")] = number->second;
+    ids[name + std::string("_id")] = number == numbers.end() ? Json() : Json(number->second);
   }
   return ids;
 }
@@ -182,6 +202,7 @@ void add_template(const SourceOptions& options, Found& found) {
     found.facts["companions"] = to_json(companions);
     const std::string config = options.hf_template + "/config.json";
     const Json told = fs::exists(config) ? read_json(config) : Json::object();
+    with_context(config, [&] { check_classes(told.value("auto_map", Json())); });
     found.facts["template"] = {{"model_type", told.value("model_type", Json())},
                                {"auto_map", told.value("auto_map", Json())}};
   }
@@ -200,7 +221,9 @@ void add_told(const Source& source, Json& config) {
   const Json& facts = source.found.facts;
   if (!facts.is_object()) return;
   const Json ids = facts.value("token_ids", Json::object());
-  for (const auto& [name, id] : ids.items()) config[name] = id;
+  for (const auto& [name, id] : ids.items()) {
+    if (!id.is_null()) config[name] = id;
+  }
   const Json map = facts.value("template", Json::object()).value("auto_map", Json());
   if (map.is_object()) config["auto_map"] = map;
   const Json deviation =
@@ -215,7 +238,9 @@ void check_auto_map(const Source& source, const Json& config, std::vector<std::s
   const Json map = config.value("auto_map", Json());
   if (!map.is_object()) return;
   std::set<std::string> files;
-  for (const auto& [role, named] : map.items()) add_modules(named, files);
+  for (const auto& [role, named] : map.items()) {
+    for (const std::string& name : classes_of(named)) add_module(name, files);
+  }
   std::string missing;
   for (const std::string& file : files) {
     if (companion_named(source.companions, file) != nullptr) continue;

@@ -15,7 +15,8 @@ std::vector<Companion> companions_of(const std::string& option, const std::strin
 
 /// bos_token_id, eos_token_id and pad_token_id, as far as tokenizer files among the companions
 /// (tokenizer_config.json or special_tokens_map.json for the tokens, tokenizer.json,
-/// added_tokens.json or vocab.json for their numbers) tell them. Error(input) names the file.
+/// added_tokens.json or vocab.json for their numbers) tell them; null for one without a number.
+/// Error(input) names the file.
 Json special_token_ids(const std::vector<Companion>& companions);
 
 /// Adds to the facts of a source what the user's own files say of the Hugging Face folder to be
