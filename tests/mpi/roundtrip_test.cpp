@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <optional>
 #include <random>
-#include <regex>
 #include <set>
 #include <string>
 #include <utility>
@@ -339,9 +338,13 @@ TEST(RoundTrip, WhatAFormCannotHoldIsRefused) {
   const mpi::Comm comm(MPI_COMM_WORLD);
   const test::Scratch scratch(comm);
   Random random(seed_of(comm) + static_cast<unsigned>(comm.size()));
-  const std::regex reason(
-      "cannot hold hyperparameter|has no (place|tensor) for|not supported|has no .* models|"
-      "layers are known for|do not compute it");
+  constexpr std::array reasons = {"cannot hold hyperparameter",
+                                  "has no place for",
+                                  "has no tensor for",
+                                  "not supported",
+                                  " models",
+                                  "layers are known for",
+                                  "do not compute it"};
   std::size_t refused = 0;
   for (const Form& from : forms) {
     for (const Form& to : forms) {
@@ -356,7 +359,9 @@ TEST(RoundTrip, WhatAFormCannotHoldIsRefused) {
         });
         const std::string text = failure ? failure->what() : "accepted";
         EXPECT_TRUE(failure && (failure->kind() == Kind::input || failure->kind() == Kind::usage));
-        EXPECT_TRUE(std::regex_search(text, reason)) << text;
+        EXPECT_TRUE(std::any_of(reasons.begin(), reasons.end(), [&](const char* reason) {
+          return text.find(reason) != std::string::npos;
+        })) << text;
         EXPECT_EQ(scratch.names(), "a ");
       } catch (const Error& error) {
         ADD_FAILURE() << error.what();
