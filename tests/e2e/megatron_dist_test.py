@@ -329,6 +329,9 @@ def check_common_state(data, reshard, scratch):
     theirs, ours = (dist.common_of(files.iteration_folder(root)) for root in (source, target))
     assert (ours["iteration"], ours["checkpoint_version"]) == (3, 3.0)
     assert ours["num_floating_point_operations_so_far"] == theirs["num_floating_point_operations_so_far"] == 123456789
+    reshard.convert(source, target.with_name("torch"), "--to", "megatron", "--tp", 2)
+    for content in files.megatron_files(target.with_name("torch")).values():
+        assert content["num_floating_point_operations_so_far"] == 123456789
     args = vars(ours["args"])
     for name in ("consumed_train_samples", "consumed_valid_samples", "seq_length", "hidden_dropout", "num_layers"):
         assert args[name] == getattr(theirs["args"], name), name

@@ -186,17 +186,11 @@ FileDescription common_file(const Source& source, const TargetRun& run) {
   FileDescription file;
   file.path = "common.pt";
   file.container = FileDescription::Container::torch;
-  file.value = {{"args", namespace_of(run.args)},
-                {"checkpoint_version", 3.0},
-                {"iteration", run.iteration},
-                {"content_metadata",
-                 {{"distrib_optim_sharding_type", "fully_reshardable"},
-                  {"distrib_optim_fully_reshardable_mem_efficient", false},
-                  {"singleton_local_shards", false},
-                  {"chained_optim_avoid_prefix", true}}}};
-  const char* const operations = "num_floating_point_operations_so_far";
-  const Json count = source.training.value(operations, Json());
-  if (count.is_number() && !run.release) file.value[operations] = count;
+  file.value = common_state(source, run);
+  file.value["content_metadata"] = {{"distrib_optim_sharding_type", "fully_reshardable"},
+                                    {"distrib_optim_fully_reshardable_mem_efficient", false},
+                                    {"singleton_local_shards", false},
+                                    {"chained_optim_avoid_prefix", true}};
   return file;
 }
 

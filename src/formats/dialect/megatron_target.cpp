@@ -29,8 +29,14 @@ Parallelism target_parallelism(const Source& source, const TargetOptions& option
   const bool same_stages = options.stage_layers.empty() && p.pp == from.pp && p.vpp == from.vpp &&
                            from.chunks.size() == p.pp * p.vpp && usable;
   p.chunks = same_stages ? from.chunks : stage_table(layers, p.pp, p.vpp, options.stage_layers);
-  if (p.ep > 1 && source.record.at("experts") == 0) {
-    throw Error(Kind::usage, "--ep " + std::to_string(p.ep) + ": the model has no experts");
+  if (source.record.at("experts") == 0 && (p.ep > 1 || p.etp != p.tp)) {
+    throw Error(Kind::usage,
+                (p.ep > 1 ? "--ep " + std::to_string(p.ep) : "--etp " + std::to_string(p.etp)) +
+                    ": the model has no experts");
+  }
+  if (p.vpp > 1 && p.pp == 1) {
+    throw Error(Kind::usage, "--vpp " + std::to_string(p.vpp) +
+                                 ": Megatron interleaves the chunks of stages: --pp 2 or more");
   }
   return p;
 }
@@ -170,9 +176,18 @@ Json known_choices(const families::DialectTable& table, const Json& choices) {
   return known;
 }
 
-Json namespace_of(const Json& args) {
-  return {
-      {"!", "object"}, {"class", "argparse.Namespace"}, {"args", Json::array()}, {"state", args}};
+Json common_state(const Source& source, const TargetRun& run) {
+  Json state = {{"args",
+                 {{"!", "object"},
+                  {"class", "argparse.Namespace"},
+                  {"args", Json::array()},
+                  {"state", run.args}}},
+                {"checkpoint_version", 3.0},
+                {"iteration", run.iteration}};
+  const char* const operations = "num_floating_point_operations_so_far";
+  const Json count = source.training.value(operations, Json());
+  if (count.is_number() && !run.release) state[operations] = count;
+  return state;
 }
 
 void finish_target(const Source& source, const TargetRun& run, Target& target) {

@@ -23,8 +23,8 @@ TargetRun plan_run(const Source& source, const TargetOptions& options, const cha
                    Problems& problems, Target& target);
 /// Those of the choices that a table knows.
 Json known_choices(const families::DialectTable& table, const Json& choices);
-/// Attributes as the object that Megatron saves.
-Json namespace_of(const Json& args);
+/// What Megatron saves beside the weights: args and the run's counters.
+Json common_state(const Source& source, const TargetRun& run);
 /// Adds hf_config/ and what the run must be told beside `--use-checkpoint-args`.
 void finish_target(const Source& source, const TargetRun& run, Target& target);
 

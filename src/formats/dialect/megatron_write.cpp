@@ -52,9 +52,8 @@ void put_leaf(Json& model, const std::vector<std::string>& nested, const std::st
 
 /// The tree of one file; tensor leaves name their index, stages without tensors have their dicts.
 Json tree_of(const std::vector<StoredTensor>& tensors, const families::DialectTable& table,
-             const TargetRun& run, std::uint64_t vpp) {
-  Json tree = {
-      {"args", namespace_of(run.args)}, {"checkpoint_version", 3.0}, {"iteration", run.iteration}};
+             const Source& source, const TargetRun& run, std::uint64_t vpp) {
+  Json tree = common_state(source, run);
   for (std::uint64_t v = 0; v < vpp; ++v) {
     tree[vpp > 1 ? "model" + std::to_string(v) : "model"] = Json::object();
   }
@@ -110,7 +109,7 @@ Target Megatron::describe(const Source& source, const TargetOptions& options,
         tensor.dtype = target_dtype(tensor, source, options.dtype);
       }
       if (run.args.is_object()) run.args["rank"] = global_rank(p, rank);
-      file.value = tree_of(file.tensors, rows.table, run, p.vpp);
+      file.value = tree_of(file.tensors, rows.table, source, run, p.vpp);
       target.files.push_back(std::move(file));
     });
   }
