@@ -69,7 +69,7 @@ Json patterns_of_output_bias(const Json& config, const SourceOptions& options) {
 }
 
 void note_zero_biases(const Found& found, FileIndex& index) {
-  const Json& patterns = found.facts.at("output_bias");
+  const Json patterns = found.facts.value("output_bias", Json::array());
   if (patterns.empty()) return;
   Json zeros = Json::array();
   for (const TensorEntry& entry : index.tensors) {
@@ -79,7 +79,7 @@ void note_zero_biases(const Found& found, FileIndex& index) {
 }
 
 std::set<std::string> leave_out_zero_biases(const std::vector<FileIndex>& indices, Source& source) {
-  const Json& patterns = source.found.facts.at("output_bias");
+  const Json patterns = source.found.facts.value("output_bias", Json::array());
   std::set<std::string> zeros;
   if (patterns.empty()) return zeros;
   for (const FileIndex& index : indices) {
