@@ -32,7 +32,8 @@ clean() {
 # seconds_left: of this job; a lot where nobody says when it ends.
 seconds_left() {
   local end
-  end=$(date -d "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%e)" +%s 2>/dev/null) || end=
+  end=$(squeue --noheader --job="$SLURM_JOB_ID" --format=%e 2>/dev/null)
+  end=$(date -d "${end:-unknown}" +%s 2>/dev/null) || end=
   if [ -n "$end" ]; then echo $((end - $(date +%s))); else echo 100000000; fi
 }
 
