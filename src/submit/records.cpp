@@ -1,13 +1,7 @@
 #include "submit/records.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 
 #include "core/checked_json.hpp"
@@ -44,22 +38,18 @@ std::vector<Json> read_lines(const std::string& path) {
   return lines;
 }
 
-/// Adds a line in one write, behind a line break where a writer before was cut.
+/// Adds a line, in the place of one that a writer before has not ended. Under a lock.
 void append_line(const std::string& path, const Json& json) {
-  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
-  const auto fail = [&](int error) {
-    if (file >= 0) ::close(file);
-    throw Error(Kind::io, path + ": " + std::strerror(error));
-  };
-  if (file < 0) fail(errno);
-  std::string line = json.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n";
-  char last = '\n';
-  const off_t size = ::lseek(file, 0, SEEK_END);
-  if (size > 0 && ::pread(file, &last, 1, size - 1) == 1 && last != '\n') line.insert(0, "\n");
-  const ssize_t written = ::write(file, line.data(), line.size());
-  if (written != static_cast<ssize_t>(line.size())) fail(written < 0 ? errno : ENOSPC);
-  if (::fsync(file) != 0) fail(errno);
-  ::close(file);
+  formats::require_file(path);
+  const bool is_there = fs::exists(path);
+  const std::string text = is_there ? formats::read_text(path, largest) : "";
+  const std::string line = json.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n";
+  const formats::File file =
+      is_there ? formats::File::open_write(path) : formats::File::create(path);
+  const std::uint64_t end = text.rfind('\n') + 1;  // 0 where there is none
+  file.resize(end);
+  file.write_at(end, std::as_bytes(std::span(line)));
+  file.sync();
 }
 
 template <class Value>
