@@ -1,9 +1,5 @@
-#include <unistd.h>
-
-#include <algorithm>
 #include <filesystem>
 #include <memory>
-#include <set>
 
 #include "app/commands.hpp"
 #include "app/convert_options.hpp"
@@ -27,12 +23,6 @@ struct Options {
   OutputOptions output;
 };
 
-std::string whole_path(const std::string& path) {
-  fs::path full = fs::absolute(path).lexically_normal();
-  if (full.has_parent_path() && full.filename().empty()) full = full.parent_path();
-  return full.string();
-}
-
 /// The options of `convert` that were given, by the command line or a profile.
 std::vector<submit::PassedOption> passed_options(const Options& options) {
   std::vector<submit::PassedOption> all;
@@ -53,8 +43,14 @@ std::vector<submit::PassedOption> passed_options(const Options& options) {
 
 /// The older script's options that have another name or no use now.
 void take_older_options(CLI::App& command, Options& options) {
+  const auto give = [&](const char* name, const std::string& value) {
+    CLI::Option* option = command.get_option(name);
+    if (option->count() > 0) return;
+    option->add_result(value);
+    option->run_callback();
+  };
   if (!options.container_image.empty()) {
-    options.submit.slurm.container = "apptainer:" + whole_path(options.container_image);
+    give("--container", "apptainer:" + submit::tidy(options.container_image));
   }
   for (const auto& [flag, value] :
        {std::pair{"--megatron_path", options.megatron},
@@ -63,11 +59,8 @@ void take_older_options(CLI::App& command, Options& options) {
       report_note(std::string(flag) + ": no longer needed, reshard reads the checkpoint itself");
   }
   if (options.hf_path.empty()) return;
-  CLI::Option* option = command.get_option("--hf-template");
-  if (option->count() > 0) return;
   const std::string sample = options.hf_path + "/sample";
-  option->add_result(whole_path(fs::is_directory(sample) ? sample : options.hf_path));
-  option->run_callback();
+  give("--hf-template", submit::tidy(fs::is_directory(sample) ? sample : options.hf_path));
 }
 
 /// What is required of a command line, depending on what it wants.
@@ -90,8 +83,8 @@ void check(const Options& options) {
 
 /// Words become values.
 void settle(CLI::App& command, Options& options) {
-  apply_profile(command, profile_path(options.profile));
   take_older_options(command, options);
+  apply_profile(command, profile_path(options.profile));
   settle(options.conversion);
   submit::SubmitOptions& o = options.submit;
   for (const std::string& map : options.maps) {
@@ -110,7 +103,7 @@ void settle(CLI::App& command, Options& options) {
   }
   check(options);
   for (std::string* path : {&o.conversion.save, &o.logs}) {
-    if (!path->empty()) *path = whole_path(*path);
+    if (!path->empty()) *path = submit::tidy(*path);
   }
   o.conversion.source = options.conversion.convert.source;
   o.conversion.target = options.conversion.convert.target;

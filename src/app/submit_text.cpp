@@ -4,6 +4,7 @@
 
 #include "app/text.hpp"
 #include "core/printable.hpp"
+#include "formats/dialect/megatron.hpp"
 
 namespace reshard::app {
 namespace {
@@ -22,12 +23,11 @@ std::string layout_of(const submit::Run& run) {
 /// says.
 bool has_target(const submit::Run& run, const submit::Iteration& one, const std::string& save) {
   if (save.empty()) return false;
-  std::string digits = std::to_string(one.number.value_or(0));
-  if (digits.size() < 7) digits.insert(0, 7 - digits.size(), '0');
   const std::filesystem::path folder = std::filesystem::path(save) / run.name;
   std::error_code error;
   return std::filesystem::exists(
-      (one.number ? folder / ("iter_" + digits) : folder) / "manifest.json", error);
+      (one.number ? folder / formats::iteration_folder(*one.number) : folder) / "manifest.json",
+      error);
 }
 
 std::string state_of(const submit::Iteration& one) {

@@ -1,13 +1,13 @@
 #include "submit/runs.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <map>
 #include <set>
 
 #include "core/error.hpp"
 #include "formats/dialect/dialect.hpp"
+#include "formats/dialect/megatron.hpp"
 #include "mpi/comm.hpp"
 
 namespace reshard::submit {
@@ -18,20 +18,11 @@ namespace fs = std::filesystem;
 /// The iteration in a folder's name, as of iter_0001000 or global_step1000.
 std::optional<std::uint64_t> iteration_of(const std::string& name) {
   for (const std::string prefix : {"iter_", "global_step"}) {
-    if (!name.starts_with(prefix)) continue;
-    std::uint64_t number = 0;
-    const char *begin = name.data() + prefix.size(), *end = name.data() + name.size();
-    const auto [at, error] = std::from_chars(begin, end, number);
-    if (error == std::errc() && at == end && begin != end) return number;
+    if (name.starts_with(prefix)) {
+      return formats::whole_number(std::string_view(name).substr(prefix.size()));
+    }
   }
   return std::nullopt;
-}
-
-/// A folder's path without dots, and without a slash at the end.
-std::string tidy(const std::string& path) {
-  fs::path full = fs::absolute(path).lexically_normal();
-  if (full.has_parent_path() && full.filename().empty()) full = full.parent_path();
-  return full.string();
 }
 
 std::vector<std::string> log_files(const std::vector<std::string>& words) {
@@ -72,11 +63,7 @@ struct Told {
 };
 
 std::optional<std::uint64_t> number_of(const std::optional<std::string>& text) {
-  std::uint64_t number = 0;
-  if (!text) return std::nullopt;
-  const char* end = text->data() + text->size();
-  const auto [at, error] = std::from_chars(text->data(), end, number);
-  return error == std::errc() && at == end ? std::optional(number) : std::nullopt;
+  return text ? formats::whole_number(*text) : std::nullopt;
 }
 
 /// The folders that a log's starts save to, the last first told of last; also one in which nothing
@@ -134,6 +121,7 @@ class Finder {
       const std::string folder = tidy(mapped(told.folder, wish_.maps));
       Run& run = run_of(folder, wish_.by_log ? path : "", found);
       if (wish_.by_log) run.name = fs::path(path).filename().replace_extension().string();
+      run.is_named = true;
       run.logs.push_back(path);
       run.tp = told.tp ? told.tp : run.tp;
       run.pp = told.pp ? told.pp : run.pp;
@@ -148,8 +136,12 @@ class Finder {
     const std::string folder = tidy(mapped(path, wish_.maps));
     const std::optional<std::uint64_t> only = iteration_of(fs::path(folder).filename().string());
     const std::string root = only ? fs::path(folder).parent_path().string() : folder;
-    Run& run = run_of(root, only ? folder : "", found);
-    run.only_iteration = only;
+    Run& run = run_of(root, "", found);
+    if (only) {
+      run.named[*only] = folder;
+    } else {
+      run.is_named = true;
+    }
   }
 
   [[nodiscard]] const Saved& saved_in(const std::string& folder) { return saved_[folder]; }
@@ -171,16 +163,6 @@ class Finder {
   std::map<std::string, Saved> saved_;
 };
 
-/// Whether a folder says itself which iteration was finished last.
-bool has_tracker(const std::string& folder) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("latest") && entry.is_regular_file(error)) return true;
-  }
-  return false;
-}
-
 /// Looks whether the files of a checkpoint are there.
 void look_at(const std::string& folder, const formats::SourceOptions& source, Iteration& one) {
   formats::SourceOptions options = source;
@@ -194,8 +176,11 @@ void look_at(const std::string& folder, const formats::SourceOptions& source, It
 void add_iterations(Run& run, const Saved& saved, const formats::SourceOptions& source) {
   std::set<std::uint64_t> there;
   std::error_code error;
+  bool is_tracked = false;  // the folder says itself which iteration was finished last
   for (const auto& entry : fs::directory_iterator(run.folder, error)) {
-    const auto number = iteration_of(entry.path().filename().string());
+    const std::string name = entry.path().filename().string();
+    is_tracked = is_tracked || (name.starts_with("latest") && entry.is_regular_file(error));
+    const auto number = iteration_of(name);
     if (number && entry.is_directory(error)) there.insert(*number);
   }
   if (there.empty() && saved.empty() && fs::is_directory(run.folder)) {
@@ -205,7 +190,6 @@ void add_iterations(Run& run, const Saved& saved, const formats::SourceOptions& 
     run.iterations.push_back(one);
     return;
   }
-  const bool is_tracked = has_tracker(run.folder);
   std::set<std::uint64_t> all = there;
   for (const auto& [number, save] : saved) all.insert(number);
   for (const std::uint64_t number : all) {
@@ -215,7 +199,7 @@ void add_iterations(Run& run, const Saved& saved, const formats::SourceOptions& 
     one.is_there = there.contains(number);
     if (!one.is_there) {
       one.fault = "not on disk";
-    } else if (!is_tracked && !one.logged && run.only_iteration != number) {
+    } else if (!is_tracked && !one.logged && !run.named.contains(number)) {
       one.fault = "neither a tracker nor a log says that it was finished";
     } else {
       look_at(run.folder, source, one);
@@ -225,6 +209,12 @@ void add_iterations(Run& run, const Saved& saved, const formats::SourceOptions& 
 }
 
 }  // namespace
+
+std::string tidy(const std::string& path) {
+  fs::path full = fs::absolute(path).lexically_normal();
+  if (full.has_parent_path() && full.filename().empty()) full = full.parent_path();
+  return full.string();
+}
 
 std::string mapped(const std::string& path,
                    const std::vector<std::pair<std::string, std::string>>& maps) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,9 +42,10 @@ struct Run {
   std::vector<std::string> logs;
   /// What the last log that has arguments says of its degrees: tp, pp.
   std::optional<std::uint64_t> tp, pp;
-  std::string end;                              ///< how the last start of the last log ended
-  std::vector<Iteration> iterations;            ///< ascending
-  std::optional<std::uint64_t> only_iteration;  ///< --checkpoint named it
+  std::string end;                             ///< how the last start of the last log ended
+  std::vector<Iteration> iterations;           ///< ascending
+  bool is_named = false;                       ///< by a log or --checkpoint: it has what is wanted
+  std::map<std::uint64_t, std::string> named;  ///< iterations that --checkpoint named, as folders
 };
 
 /// What was found.
@@ -56,6 +58,8 @@ struct Runs {
 /// read is noted. Error(usage) for a path that does not exist.
 Runs find_runs(const RunWish& wish, const formats::SourceOptions& source);
 
+/// A folder's path without dots, and without a slash at the end.
+std::string tidy(const std::string& path);
 /// The path with the first fitting of the old beginnings replaced.
 std::string mapped(const std::string& path,
                    const std::vector<std::pair<std::string, std::string>>& maps);

@@ -78,7 +78,8 @@ std::string sbatch_lines(const Job& job, const SlurmWish& wish) {
   options.push_back("--ntasks-per-node=" + std::to_string(ranks_per_node(job, wish)));
   constexpr std::uint64_t step = 300;  // to the next five minutes, twice what it should take
   const std::uint64_t seconds = (2 * job.estimate.seconds + 2 * step) / step * step;
-  options.push_back("--time=" + (wish.time.empty() ? clock_time(seconds) : wish.time));
+  options.push_back("--time=" +
+                    (wish.time.empty() ? clock_time(seconds) : line_value("--time", wish.time)));
   if (is_array(job)) {
     std::string indices = "--array=0-" + std::to_string(job.tasks.size() - 1);
     if (wish.array_limit) indices += "%" + std::to_string(*wish.array_limit);
@@ -91,22 +92,29 @@ std::string sbatch_lines(const Job& job, const SlurmWish& wish) {
   return lines;
 }
 
-/// Paths for a container: each once, none below another one.
+/// Mounts of a container, FROM:TO: each path once, none below another one.
 std::vector<std::string> mounts_of(const Job& job, const SlurmWish& wish) {
   std::vector<std::string> paths = job.paths;
   for (const std::string* path : {&job.logs, &job.save, &job.folder}) paths.push_back(*path);
   std::sort(paths.begin(), paths.end());
   std::vector<std::string> mounts;
+  std::string last;
   for (const std::string& path : paths) {
-    const bool is_seen =
-        !mounts.empty() && (path == mounts.back() || path.starts_with(mounts.back() + "/"));
-    if (!is_seen && !path.empty()) mounts.push_back(path);
+    const bool is_seen = !last.empty() && (path == last || path.starts_with(last + "/"));
+    if (is_seen || path.empty()) continue;
+    if (path.find_first_of(",:") != std::string::npos) {
+      throw Error(Kind::usage, path +
+                                   ": a container's mounts are parted by , and :, no path with "
+                                   "one can be mounted");
+    }
+    last = path;
+    mounts.push_back(path + ":" + path);
   }
-  mounts.insert(mounts.end(), wish.mounts.begin(), wish.mounts.end());
-  for (const std::string& mount : mounts) {
+  for (const std::string& mount : wish.mounts) {
     if (mount.find(',') != std::string::npos) {
       throw Error(Kind::usage, "--mount " + mount + ": a comma parts mounts from each other");
     }
+    mounts.push_back(mount.find(':') == std::string::npos ? mount + ":" + mount : mount);
   }
   return mounts;
 }
@@ -115,10 +123,11 @@ std::vector<std::string> mounts_of(const Job& job, const SlurmWish& wish) {
 std::pair<std::string, std::string> launcher_of(const Job& job, const SlurmWish& wish) {
   std::vector<std::string> launcher, srun;
   const auto [kind, image] = container_of(wish.container);
-  std::string binds, pairs;
-  for (const std::string& mount : mounts_of(job, wish)) {
-    const std::string pair = mount.find(':') == std::string::npos ? mount + ":" + mount : mount;
-    binds += (binds.empty() ? "" : ",") + pair;
+  std::string binds;
+  if (kind != "none") {
+    for (const std::string& mount : mounts_of(job, wish)) {
+      binds += (binds.empty() ? "" : ",") + mount;
+    }
   }
   if (kind == "apptainer") {
     launcher = {"apptainer", "exec", "--bind", binds, "--pwd", job.folder, image};

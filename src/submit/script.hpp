@@ -28,8 +28,10 @@ struct Job {
   std::string run, source;         ///< name and folder of the run
   std::string logs, save, folder;  ///< folder: where it was submitted
   std::vector<Task> tasks;
-  /// Words of `reshard` that list the tasks when the job starts, instead of `tasks`.
+  /// Words of `reshard` that list the tasks when the job starts, instead of `tasks`, and which
+  /// iterations these will be.
   std::vector<std::string> listing;
+  std::string wish;
   std::optional<std::uint64_t> after;  ///< job that has to end before
   Estimate estimate;
   /// Paths outside of the container's image that the conversions need.

@@ -1,7 +1,6 @@
 #include "submit/status.hpp"
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <map>
 

@@ -70,8 +70,7 @@ class Claims {
 };
 
 /// Paths of a conversion outside of its targets: the source, resolved, and what options name.
-std::vector<std::string> paths_of(const Run& run, const std::vector<Task>& tasks,
-                                  const Conversion& conversion) {
+std::vector<std::string> paths_of(const Run& run, const Conversion& conversion) {
   std::vector<std::string> paths;
   std::error_code error;
   const auto add = [&](const std::string& path) {
@@ -80,11 +79,9 @@ std::vector<std::string> paths_of(const Run& run, const std::vector<Task>& tasks
     paths.push_back(fs::canonical(path, error).string());
   };
   add(run.folder);
-  for (const Task& task : tasks) {
-    // An iteration may be a link out of the run's folder.
-    for (const auto& entry : fs::directory_iterator(task.source, error)) {
-      if (entry.is_symlink(error) && entry.is_directory(error)) add(entry.path().string());
-    }
+  // An iteration may be a link out of the run's folder.
+  for (const auto& entry : fs::directory_iterator(run.folder, error)) {
+    if (entry.is_symlink(error) && entry.is_directory(error)) add(entry.path().string());
   }
   for (const PassedOption& option : conversion.passed) {
     for (std::size_t i = 1; i < option.words.size(); ++i) {
@@ -94,14 +91,21 @@ std::vector<std::string> paths_of(const Run& run, const std::vector<Task>& tasks
   return paths;
 }
 
+/// Which iterations of a run are wanted, for a job that looks itself what is there.
+std::string wish_of(const Run& run, const SubmitOptions& options) {
+  std::string wish = run.is_named ? options.wish_text : "";
+  for (const auto& [iteration, folder] : run.named) {
+    wish += (wish.empty() ? "" : ",") + std::to_string(iteration);
+  }
+  return wish;
+}
+
 /// The words of `submit --tasks` that a job asks when it starts.
 std::vector<std::string> listing_of(const Run& run, const SubmitOptions& options) {
   std::vector<std::string> words = {"submit",
                                     "--tasks",
                                     "--profile",
                                     "none",
-                                    "--checkpoint",
-                                    run.folder,
                                     "--run-name",
                                     run.name,
                                     "--iteration",
@@ -110,8 +114,11 @@ std::vector<std::string> listing_of(const Run& run, const SubmitOptions& options
                                     options.conversion.save,
                                     "--layout",
                                     options.conversion.is_original_layout ? "original" : "run"};
-  const std::string& to = options.conversion.target.to;
-  words.insert(words.end(), {"--to", to});
+  if (run.is_named) words.insert(words.end(), {"--checkpoint", run.folder});
+  for (const auto& [iteration, folder] : run.named) {
+    words.insert(words.end(), {"--checkpoint", folder});
+  }
+  words.insert(words.end(), {"--to", options.conversion.target.to});
   for (const PassedOption& option : options.conversion.passed) {
     words.insert(words.end(), option.words.begin(), option.words.end());
   }
@@ -202,7 +209,7 @@ class Submission {
     task.source = run.folder;
     task.unit = root;
     TaskState state{task, options_.dry_run ? "would submit" : "submit", {}};
-    if (const Claims::Claim* claim = claims.of_root(root, options_.wish_text)) {
+    if (const Claims::Claim* claim = claims.of_root(root, wish_of(run, options_))) {
       state.state = lower(claim->first);
       state.job = claim->second;
     } else {
@@ -222,8 +229,11 @@ class Submission {
     job.folder = fs::current_path().string();
     job.tasks = std::move(tasks);
     job.after = options_.after;
-    job.paths = paths_of(run, job.tasks, options_.conversion);
-    if (options_.after) job.listing = listing_of(run, options_);
+    job.paths = paths_of(run, options_.conversion);
+    if (options_.after) {
+      job.listing = listing_of(run, options_);
+      job.wish = wish_of(run, options_);
+    }
     std::uint64_t most = 0;
     for (const Task& task : job.tasks) most = std::max(most, task.bytes);
     job.estimate = estimate(most, options_.slurm.nodes);
@@ -259,7 +269,7 @@ class Submission {
     for (const Task& task : job.tasks) record.targets.push_back(task.unit);
     if (job.tasks.empty()) {
       record.root = job.save + "/" + job.run;
-      record.wish = options_.wish_text;
+      record.wish = job.wish;
     }
     append_job(job.save, record);
     for (TaskState& state : report_.tasks) {

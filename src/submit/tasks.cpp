@@ -8,20 +8,13 @@
 
 #include "core/error.hpp"
 #include "core/printable.hpp"
-#include "formats/dialect/dialect.hpp"
+#include "formats/dialect/megatron.hpp"
 #include "mpi/plan_conversion.hpp"
 
 namespace reshard::submit {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Name of an iteration's folder among the targets.
-std::string folder_name(std::uint64_t iteration) {
-  std::string digits = std::to_string(iteration);
-  if (digits.size() < 7) digits.insert(0, 7 - digits.size(), '0');
-  return "iter_" + digits;
-}
 
 /// The lines of a refusal in one.
 std::string in_one_line(const std::string& text) {
@@ -71,8 +64,8 @@ class Planner {
     const std::string folder = root + "/" + run.name;
     const bool is_below = one.number && !names_units();
     add(run, one,
-        aim(conversion_.target.to, is_below ? folder + "/" + folder_name(*one.number) : folder,
-            true));
+        aim(conversion_.target.to,
+            is_below ? folder + "/" + formats::iteration_folder(*one.number) : folder, true));
   }
 
  private:
@@ -182,8 +175,11 @@ Tasks plan_tasks(const mpi::Comm& comm, const Runs& found, const IterationWish& 
       planner.add(run, run.iterations[0]);
       continue;
     }
-    std::vector<std::uint64_t> wanted = chosen(wish, complete);
-    if (run.only_iteration) wanted = {*run.only_iteration};
+    std::vector<std::uint64_t> wanted;
+    if (run.is_named) wanted = chosen(wish, complete);
+    for (const auto& [iteration, folder] : run.named) wanted.push_back(iteration);
+    std::sort(wanted.begin(), wanted.end());
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     if (conversion.is_original_layout && wanted.size() > 1) {
       tasks.problems.push_back({Kind::usage, run.name +
                                                  ": --layout original has room for one "

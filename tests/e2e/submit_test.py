@@ -121,6 +121,15 @@ def finds_iterations(submit):
     for wish in ("3", "9", "2,3"):
         said = submit.run("submit", *words, "--iteration", wish, "--dry-run", "--no-check", code=7)
         assert f"run at {wish[-1]}" in said, said
+    # Iterations that are named by their folders are one run, also for a job that waits for another.
+    named = [word for n in (1, 2) for word in ("--checkpoint", root / f"iter_{n:07}")]
+    for more, wanted in (([], [1, 2]), (["--checkpoint", root], [1, 2]), (["--checkpoint", root, "--iteration", "2"], [1, 2])):
+        report = submit.report(*named, *more, *words[2:])
+        assert len(report["jobs"]) == 1 and [task["iteration"] for task in report["tasks"]] == wanted, report
+    script = submit.script(*named[:2], *words[2:], "--after", "5")
+    line = re.search(r"^  reshard_alone (submit --tasks .*)$", script, re.MULTILINE)[1]
+    listed = subprocess.run(f"{submit.binary} {line}", shell=True, capture_output=True, text=True, check=True).stdout.split("\0")
+    assert listed[1:3] == [f"{submit.folder}/out/run/iter_0000001", "1"], listed
     one = submit.report("--checkpoint", root / "iter_0000001", *words[2:])
     assert [task["target"] for task in one["tasks"]] == [f"{submit.folder}/out/run/iter_0000001"], one
     (root / TRACKER).unlink()

@@ -107,9 +107,18 @@ TEST(Script, RefusesWhatWouldLeaveItsLine) {
   wish.sbatch = {"--comment=\"a b\""};
   EXPECT_NE(refused(wish).find("--sbatch"), std::string::npos);
   wish = {};
+  wish.time = "5\ntouch X";
+  EXPECT_NE(refused(wish).find("--time"), std::string::npos);
+  wish = {};
+  wish.container = "apptainer:image";
   wish.mounts = {"/a,/b"};
   EXPECT_NE(refused(wish).find("--mount"), std::string::npos);
+  wish.mounts = {};
   Job job = example_job();
+  job.save = "/out:12/x";  // FROM:TO to a container, a path to all else
+  EXPECT_NE(refused(wish, job).find("/out:12/x"), std::string::npos);
+  EXPECT_NE(make_script(job, {}).find("/out:12/x"), std::string::npos);
+  job = example_job();
   job.logs = "/logs/%j";
   EXPECT_NE(refused({}, job).find("--convert-logs-dir"), std::string::npos);
   EXPECT_NE(refusal([] { static_cast<void>(container_of("docker:x")); }), "");
@@ -144,6 +153,9 @@ TEST(Records, AreReadBack) {
   ASSERT_EQ(read_jobs(save).size(), 1U);
   EXPECT_EQ(read_jobs(save)[0].targets, (std::vector<std::string>{"/a", "/b"}));
   EXPECT_TRUE(read_jobs(save)[0].is_array);
+  append_job(save, {13, "s", "/logs", "name", false, {"/c"}, "", ""});
+  ASSERT_EQ(read_jobs(save).size(), 2U);
+  EXPECT_EQ(read_jobs(save)[1].job, 13U);
   std::ofstream(save + "/" + jobs_name) << "{\"job\": \"x\"}\n";
   EXPECT_NE(refusal([&] { static_cast<void>(read_jobs(save)); }, Kind::input), "");
   std::ofstream(save + "/" + jobs_name) << "[]\n";
