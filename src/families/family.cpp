@@ -144,9 +144,10 @@ std::string_view embedded_name(const EmbeddedFile& file) {
   return file.path.substr(folder.size(), file.path.size() - folder.size() - ending.size());
 }
 
-/// All families with their model types: those of the rules first, then by name.
-std::vector<std::pair<std::string, std::vector<std::string>>> families_and_types() {
-  std::vector<std::pair<std::string, std::vector<std::string>>> all;
+using FamilyTypes = std::vector<std::pair<std::string, std::vector<std::string>>>;
+
+FamilyTypes read_families_and_types() {
+  FamilyTypes all;
   for (const EmbeddedFile& file : embedded_files()) {
     if (embedded_name(file).empty()) continue;
     all.emplace_back(embedded_name(file), std::vector<std::string>());
@@ -166,6 +167,12 @@ std::vector<std::pair<std::string, std::vector<std::string>>> families_and_types
   std::sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
     return std::pair(rank(a), a.first) < std::pair(rank(b), b.first);
   });
+  return all;
+}
+
+/// All families with their model types: those of the rules first, then by name.
+const FamilyTypes& families_and_types() {
+  static const FamilyTypes all = read_families_and_types();  // every table has to be read for it
   return all;
 }
 
