@@ -24,7 +24,7 @@ wrong_flags("stage layers of a wrong sum", USAGE, ("--stage-layers", "wanted", "
 wrong_flags("stage layers of a wrong count", USAGE, ("--stage-layers", "wanted 3 stages"), *TO_MEGATRON, "--pp", "3", "--stage-layers", "2,3")
 wrong_flags("stage layers of letters", USAGE, ("--stage-layers", "wanted numbers"), *TO_MEGATRON, "--stage-layers", "2,x")
 wrong_flags("stages that are not equal", USAGE, ("5 layers", "--stage-layers"), *TO_MEGATRON, "--pp", "2")
-wrong_flags("vpp that does not divide", USAGE, ("--vpp 2",), *TO_MEGATRON, "--pp", "2", "--vpp", "2")
+wrong_flags("vpp that does not divide", USAGE, ("--vpp 2",), *TO_MEGATRON, "--pp", "5", "--vpp", "2")
 wrong_flags("vpp without stages", USAGE, ("--vpp 5", "--pp 2 or more"), *TO_MEGATRON, "--vpp", "5")
 wrong_flags("etp without experts", USAGE, ("--etp 2", "no experts"), "--to", "megatron-dist", "--etp", "2")
 wrong_flags("tp that does not divide", INPUT, ("groups 2", "4"), *TO_MEGATRON, "--tp", "4")

@@ -196,7 +196,7 @@ def requeued(jobs):
     journal = lambda: sum(path.stat().st_size for path in target.parent.glob(f".{target.name}.reshard-*/journal/*-*-*"))
     jobs.slurm.wait(lambda: journal() > 0, "the first record of the journal")
     jobs.run("scancel", "--batch", "--signal=USR1", job)
-    first = jobs.logs / f"{name}-{job}.7.run0.json"
+    first = jobs.logs / f"{name}-{job}.0.7.run0.json"
     jobs.slurm.wait(first.exists, "the first run's report")
     assert json.loads(first.read_text())["code"] == 75, first.read_text()
     jobs.slurm.wait(lambda: jobs.slurm.state(job) == "PENDING", "the job to be queued again")
@@ -205,7 +205,7 @@ def requeued(jobs):
     # The first run's step has to be gone from the node: two minutes later it would be.
     jobs.slurm.wait(lambda: not list(jobs.slurm.folder.glob(f"spool-*/stepd.slurm.pmix.{job}.*")), "the end of the first step")
     jobs.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    second = jobs.logs / f"{name}-{job}.7.run1.json"
+    second = jobs.logs / f"{name}-{job}.0.7.run1.json"
     jobs.slurm.wait(second.exists, "the second run's report")
     jobs.ended(job)
     told = json.loads(second.read_text())
