@@ -251,7 +251,8 @@ class Planter {
       std::string bytes = planted_.files.at(file.path);
       const std::size_t at = below(random_, bytes.size());
       const auto number = static_cast<std::size_t>(&file - planted_.manifest.files.data());
-      for (const auto& part : formats::extents_of(planted_.manifest)[number].parts) {
+      const auto extents = formats::extents_of(planted_.manifest);
+      for (const auto& part : extents[number].parts) {
         if (at >= part.range.first && at < part.range.last) return {};
       }
       bytes[at] ^= static_cast<char>(1 << below(random_, 8));
