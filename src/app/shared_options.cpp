@@ -218,7 +218,8 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
   command
       .add_option(
           "--vocab-fill", words.vocab_fill,
-          "padding rows that only the target has: zero or a copy of the last (default: zero)")
+          "padding rows that only the target has: zero or a copy of the last (default: zero; "
+          "Merak's own are copies)")
       ->check(CLI::IsMember({"zero", "last"}))
       ->group("Target");
   command

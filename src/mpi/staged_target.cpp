@@ -1,8 +1,10 @@
 #include "mpi/staged_target.hpp"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "core/checked_json.hpp"
+#include "mpi/hdf5_access.hpp"
 
 namespace reshard::mpi {
 namespace {
@@ -115,8 +117,12 @@ void StagedTarget::find_earlier() {
 
 void StagedTarget::create(std::uint64_t space) {
   agree(comm_, "create", [&] {
-    if (comm_.rank() == 0 && !found_) {
-      formats::create_staging(staging_, growth_.identity, space);
+    if (comm_.rank() != 0) return;
+    if (!found_) return formats::create_staging(staging_, growth_.identity, space);
+    if (!has_filtered(growth_.target)) return;
+    // Such files are written anew; ranks that were killed leave files of MPI's beside them.
+    for (const auto& entry : std::filesystem::directory_iterator(staging_.tree())) {
+      std::filesystem::remove_all(entry.path());
     }
   });
   agree(comm_, "create", [&] {
