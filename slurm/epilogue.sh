@@ -37,7 +37,7 @@ seconds_left() {
   if [ -n "$end" ]; then echo $((end - $(date +%s))); else echo 100000000; fi
 }
 
-# told NAME SCRIPT: what a script's line NAME=... says.
+# told NAME SCRIPT: what a script's lines NAME=... say.
 told() { sed -n "s/^$1=//p" "$2"; }
 
 # convert CHECKPOINT OPTION...: here, or in a job behind this one.
@@ -69,7 +69,8 @@ convert() {
     return
   fi
   say "$left s are left, about $estimate s are needed: converts here"
-  ranks=$(told '#SBATCH --ntasks-per-node' "$script") cores=${SLURM_CPUS_ON_NODE:-1}
+  ranks=$(told '#SBATCH --ntasks-per-node' "$script" | tail -n 1)  # --sbatch stands last, and counts
+  cores=${SLURM_CPUS_ON_NODE:-1}
   if [ "$ranks" -gt "$cores" ]; then ranks=$cores; fi
   clean RESHARD_SRUN="--overlap --gres=none --ntasks-per-node=$ranks --nodes=${SLURM_JOB_NUM_NODES:-1}" bash "$script"
 }

@@ -272,7 +272,7 @@ def refuses(submit):
 def ends_training(submit):
     """epilogue.sh, with programs that stand for Slurm's: it ends with the status of the training, and runs nothing but what it made."""
     epilogue = pathlib.Path(__file__).resolve().parents[2] / "slurm" / "epilogue.sh"
-    for tool in ("env", "mktemp", "rm", "head", "sed", "dirname", "basename", "date", "mkdir", "wc"):
+    for tool in ("env", "mktemp", "rm", "head", "sed", "dirname", "basename", "date", "mkdir", "wc", "tail"):
         (submit.folder / "bin" / tool).symlink_to(f"/usr/bin/{tool}")
     submit.program("squeue", "exit 1")
     submit.program("srun", 'echo "$@" >>srun.txt; while [ "$1" != "$RESHARD" ] && [ $# -gt 0 ]; do shift; done; exec "$@"'.replace("$RESHARD", str(submit.binary)))
@@ -303,6 +303,10 @@ def ends_training(submit):
     for number in (1, 2):
         submit.run("verify", out / "trained" / f"iter_{number:07}")
     assert "nothing to be done" in run(root, *words, **job)
+    words[1] = submit.folder / "converted-again"
+    said = run(root, *words, "--sbatch=--ntasks-per-node=2", **job)  # behind the one of the plan
+    assert "2 converted, worst exit status 0" in said, said
+    assert (submit.folder / "srun.txt").read_text().splitlines()[-1].count("--ntasks-per-node=2 --nodes=1") == 1
 
 
 def takes_older_lines(submit):
