@@ -58,6 +58,10 @@ std::uint64_t bytes(Dtype dtype) {
   return bits(dtype) / 8;
 }
 
+bool is_floating(Dtype dtype) {
+  return name(dtype).front() == 'F' || dtype == Dtype::bf16;
+}
+
 std::string_view name(Dtype dtype) {
   return row(dtype).name;
 }

@@ -38,6 +38,8 @@ enum class Dtype : std::uint8_t {
 std::uint64_t bits(Dtype dtype);
 /// Bytes of one element; Error(input) for packed types below one byte.
 std::uint64_t bytes(Dtype dtype);
+/// Whether elements are floating point numbers, of any width, as weights are.
+bool is_floating(Dtype dtype);
 /// safetensors' name: "BF16"; c128, which safetensors lacks, is "C128".
 std::string_view name(Dtype dtype);
 /// torch's name: "bfloat16"; empty for types that torch lacks (f6).

@@ -125,6 +125,17 @@ def parts_of_mixed_dtypes(folder):
     edit_tensors(weights(folder), lambda tensors: tensors.update({name: tensors[name].float()}))
 
 
+@case(INPUT, "in model.safetensors and 2 more are I16, wanted floating point numbers", flags=("--to", "megatron"))
+def weights_of_integers(folder):
+    names = [f"model.layers.1.self_attn.{part}_proj.weight" for part in "qkv"]
+    edit_tensors(weights(folder), lambda tensors: tensors.update({name: tensors[name].view(torch.int16) for name in names}))
+
+
+@case(INPUT, "--dtype casts no numbers of dtype F8_E4M3", flags=("--to", "hf", "--dtype", "bf16"))
+def weights_that_no_cast_knows(folder):
+    edit_tensors(weights(folder), lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].to(torch.float8_e4m3fn)}))
+
+
 # Hugging Face: configuration and index.
 
 

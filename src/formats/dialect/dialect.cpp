@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/error.hpp"
+#include "core/transform.hpp"
 #include "formats/dialect/foreign.hpp"
 #include "formats/dialect/hdf5.hpp"
 #include "formats/dialect/huggingface.hpp"
@@ -38,11 +39,13 @@ auto with_hint(const SourceOptions& options, Work&& work) {
   }
 }
 
-/// What a dialect finds; a checkpoint that it refuses is none.
+/// What a dialect finds; a checkpoint that it refuses, or that cannot be looked at, is none.
 std::optional<Found> quietly_detected(const Dialect& dialect, const SourceOptions& options) {
   try {
     return dialect.detect(options);
   } catch (const Error&) {
+    return std::nullopt;
+  } catch (const fs::filesystem_error&) {
     return std::nullopt;
   }
 }
@@ -66,10 +69,6 @@ void check_ignored_keys(const std::vector<std::string>& keys, const Json& config
                                  (config.is_object() ? ": config.json has no such key"
                                                      : ": the source has no config.json"));
   }
-}
-
-bool is_floating(Dtype dtype) {
-  return dtype == Dtype::f64 || dtype == Dtype::f32 || dtype == Dtype::f16 || dtype == Dtype::bf16;
 }
 
 /// A router's score bias is an fp32 buffer in every framework (megatron.md section 8, trap 23).
@@ -148,8 +147,11 @@ Dtype target_dtype(const StoredTensor& tensor, const Source& source,
   std::optional<Dtype> found;
   for (const std::uint32_t part : tensor.parts) {
     const Dtype stored = source.dtypes[part];
-    const bool kept = keeps_dtype(source.model[part].role) || !is_floating(stored);
-    const Dtype dtype = wanted && !kept ? *wanted : stored;
+    const Dtype dtype = wanted && !keeps_dtype(source.model[part].role) ? *wanted : stored;
+    if (dtype != stored && !is_castable(stored)) {
+      throw Error(Kind::input,
+                  tensor.name + ": --dtype casts no numbers of dtype " + std::string(name(stored)));
+    }
     if (found && *found != dtype) {
       throw Error(Kind::input, tensor.name + ": its parts have different dtypes, " +
                                    std::string(name(*found)) + " and " + std::string(name(dtype)) +

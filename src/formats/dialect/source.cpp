@@ -229,11 +229,13 @@ void drop_tensors(Json& args, const std::string& name, std::vector<std::string>&
 
 void settle_dtypes(Source& source, Problems& problems) {
   std::vector<const SourcePiece*> first(source.model.tensors().size(), nullptr);
+  std::map<Dtype, std::vector<const SourcePiece*>> others;
   source.dtypes.assign(first.size(), Dtype::f32);
   source.adds.assign(first.size(), 0);
   for (const SourcePiece& piece : source.pieces) {
     const std::uint32_t tensor = piece.placement.tensor;
     if (first[tensor] == nullptr) {
+      if (!is_floating(piece.dtype)) others[piece.dtype].push_back(&piece);
       first[tensor] = &piece;
       source.dtypes[tensor] = piece.dtype;
       source.adds[tensor] = piece.add;
@@ -245,6 +247,12 @@ void settle_dtypes(Source& source, Problems& problems) {
                    std::string(name(first[tensor]->dtype)));
       first[tensor] = &piece;
     }
+  }
+  for (const auto& [dtype, pieces] : others) {
+    const std::size_t more = pieces.size() - 1;
+    problems.add(pieces.front()->name + " in " + source.files[pieces.front()->file].path +
+                 (more == 0 ? " is " : " and " + std::to_string(more) + " more are ") +
+                 std::string(name(dtype)) + ", wanted floating point numbers");
   }
 }
 

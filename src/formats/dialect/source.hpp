@@ -118,7 +118,8 @@ std::vector<std::string> dropped_buffers(
 /// them: no argument that the tables know does, and the targets have no place for its data.
 void drop_tensors(Json& args, const std::string& name, std::vector<std::string>& dropped);
 
-/// After all shards: sets `dtypes` and `adds`; every stored copy of a tensor must have one dtype.
+/// After all shards: sets `dtypes` and `adds`; every stored copy of a tensor must have one dtype,
+/// of floating point numbers.
 void settle_dtypes(Source& source, Problems& problems);
 
 /// Adds the family's canonical tensors to the model.
