@@ -224,10 +224,27 @@ def write_bf16(file, name, array):
 foreign("bf16", write_bf16)
 
 
+def write_attributes(file, name, array):
+    """Attributes of the names that reshard's own files have, with other meanings."""
+    number = len(file)
+    file.attrs["format"] = [1, 2]
+    file.create_dataset(name, data=array).attrs["dtype"] = ["float32", 32, "<f4", "BF16", [1.5, 2]][number % 5]
+
+
+def write_bf16_as_integers(file, name, array):
+    """What h5py's users do for want of bf16: the numbers' bits, and their type as an attribute."""
+    dataset = file.create_dataset(name, data=(array.view(numpy.uint32) >> 16).astype(numpy.uint16))
+    dataset.attrs["dtype"] = ["bfloat16", "BF16", numpy.bytes_(b"bfloat16")][len(file) % 3]
+
+
+foreign("attributes of other meanings", write_attributes)
+foreign("bf16 as integers", write_bf16_as_integers)
+
+
 def check_foreign(name, make, case, reshard, folder):
     source = folder / "fp32"
     reshard.convert(case / "hf", source, "--to", "hf", "--dtype", "fp32")
-    if name == "bf16":
+    if name.startswith("bf16"):
         source = folder / "bf16"
         reshard.convert(case / "hf", source, "--to", "hf")
     for version in ("earliest", "v110"):
@@ -337,13 +354,38 @@ def a_dataset_without_data(folder):
         file["tensors"].create_dataset("x", (2**40,), "f4")
 
 
-@refused("model.h5", "none that tensors have")
+@refused("model.h5", "big-endian numbers of 4 bytes")
 def big_endian_numbers(folder):
     with edit(folder / "model.h5") as file:
         file["tensors"].create_dataset("x", data=numpy.arange(3, dtype=">f4"))
 
 
-@refused("model.h5", "none that tensors have")
+def replace_numbers(folder, numbers):
+    """A file of the same names whose numbers are `numbers(array)`."""
+    with edit(folder / "model.h5") as file:
+        arrays = {name: dataset[()].astype(numpy.float32) for name, dataset in file["tensors"].items()}
+    with h5py.File(folder / "model.h5", "w") as file:
+        for name, array in arrays.items():
+            file[name] = numbers(array)
+
+
+@refused(" in model.h5 and ", " more are U16, wanted floating point numbers")
+def weights_of_integers(folder):
+    replace_numbers(folder, lambda array: (array.view(numpy.uint32) >> 16).astype(numpy.uint16))
+
+
+@refused(" in model.h5 and ", " more are C64, wanted floating point numbers")
+def weights_of_complex_numbers(folder):
+    replace_numbers(folder, lambda array: array.astype(numpy.complex64))
+
+
+@refused("model.h5", "has a user block of 1024 bytes", "h5unjam")
+def a_user_block(folder):
+    with h5py.File(folder / "model.h5", "w", userblock_size=1024) as file:
+        file["x"] = numpy.zeros(3, "f4")
+
+
+@refused("model.h5", "holds texts")
 def strings_of_any_length(folder):
     with edit(folder / "model.h5") as file:
         file["tensors"].create_dataset("x", data=["a", "b"], dtype=h5py.string_dtype())

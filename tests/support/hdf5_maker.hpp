@@ -87,6 +87,15 @@ class Hdf5Maker {
     H5Sclose(space);
     H5Tclose(type);
   }
+  /// An attribute of the root: one integer.
+  void number(const char* name, std::int64_t value) const {
+    const hid_t space = done(H5Screate(H5S_SCALAR));
+    const hid_t made =
+        done(H5Acreate2(file_, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT));
+    done(H5Awrite(made, H5T_NATIVE_INT64, &value));
+    H5Aclose(made);
+    H5Sclose(space);
+  }
 
  private:
   hid_t file_ = H5I_INVALID_HID, list_ = H5I_INVALID_HID;

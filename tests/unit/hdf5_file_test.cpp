@@ -134,7 +134,7 @@ TEST_F(Hdf5File, RefusesLinksAndCycles) {
                     test::done(H5Lcreate_external("/etc/passwd", "/", m.file(), "x", H5P_DEFAULT,
                                                   H5P_DEFAULT));
                   }),
-                  "x: a external link"));
+                  "x: an external link"));
   EXPECT_TRUE(has(refusal([](const Hdf5Maker& m) {
                     std::string name = "g";
                     for (int i = 0; i < 40; ++i, name += "/g") m.group(name);
@@ -181,10 +181,13 @@ TEST_F(Hdf5File, RefusesTypes) {
       m.unwritten("x", type, {10});
     });
   };
-  for (const hid_t type :
-       {H5T_IEEE_F32BE, H5T_STD_I32BE, H5T_STD_B8LE, H5T_C_S1, H5T_STD_REF_OBJ}) {
-    EXPECT_TRUE(has(of(type), "none that tensors have"));
-  }
+  const std::pair<hid_t, const char*> types[] = {
+      {H5T_IEEE_F32BE, "holds big-endian numbers of 4 bytes"},
+      {H5T_STD_I16BE, "holds big-endian numbers of 2 bytes"},
+      {H5T_STD_B8LE, "holds values of 1 bytes"},
+      {H5T_C_S1, "holds texts"},
+      {H5T_STD_REF_OBJ, "holds values of 8 bytes"}};
+  for (const auto& [type, wanted] : types) EXPECT_TRUE(has(of(type), wanted)) << wanted;
   EXPECT_TRUE(has(refusal([](const Hdf5Maker& m) {
                     const hid_t type = H5Tcopy(H5T_IEEE_F32LE);
                     test::done(
@@ -202,16 +205,26 @@ TEST_F(Hdf5File, RefusesTypes) {
                     H5Tclose(type);
                   }),
                   "a.x: has a committed type"));
-  const auto told = [&](const std::string& dtype) {
-    return refusal([dtype](const Hdf5Maker& m) {
-      m.counted("x", {10});
-      m.attribute("x", "dtype", dtype);
+}
+
+TEST_F(Hdf5File, TakesTheDtypeThatAnAttributeSays) {
+  const auto told = [&](bool own, const std::string& dtype) {
+    return refusal([&](const Hdf5Maker& m) {
+      if (own) {
+        m.attribute("/", "format", hdf5_format);
+        m.number("format_version", 1);
+        m.group("tensors");
+      }
+      const std::string name = own ? "tensors/x" : "x";
+      m.counted(name, {10});
+      m.attribute(name, "dtype", dtype);
     });
   };
-  EXPECT_EQ(told("F32"), "");
-  EXPECT_TRUE(has(told("BF16"), "x: attribute dtype says BF16, the stored type is F32"));
-  EXPECT_TRUE(has(told("float"), "no dtype 'float'"));
-  EXPECT_TRUE(has(told(std::string(1000, 'F')), "wanted a short text"));
+  EXPECT_EQ(told(true, "F32"), "");
+  EXPECT_TRUE(has(told(true, "BF16"), "x: attribute dtype says BF16, the stored type is F32"));
+  EXPECT_TRUE(has(told(true, "float32"), "no dtype 'float32'"));
+  EXPECT_TRUE(has(told(true, std::string(1000, 'F')), "no dtype 'FFF"));
+  for (const char* word : {"F32", "BF16", "float32", "x"}) EXPECT_EQ(told(false, word), "");
 }
 
 TEST_F(Hdf5File, RefusesFilters) {
@@ -300,13 +313,7 @@ TEST_F(Hdf5File, RefusesOwnFilesThatAreNotAsTold) {
                   "format_version \"1\" of reshard-h5"));
   const auto versioned = [&](const std::function<void(const Hdf5Maker&)>& change) {
     return own([&](const Hdf5Maker& m) {
-      const hid_t space = H5Screate(H5S_SCALAR);
-      const hid_t version =
-          H5Acreate2(m.file(), "format_version", H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
-      const std::int64_t one = 1;
-      test::done(H5Awrite(version, H5T_NATIVE_INT64, &one));
-      H5Aclose(version);
-      H5Sclose(space);
+      m.number("format_version", 1);
       change(m);
     });
   };

@@ -15,31 +15,30 @@ constexpr std::uint64_t most_chunks = std::uint64_t{1} << 21;
   throw Error(Kind::input, text);
 }
 
-/// The dtype that the attribute says, if there is one and the stored type is the one it has.
-Dtype dtype_of(hid_t dataset) {
+/// Whether a dataset of a type can hold numbers of a dtype: in the type that hdf5_type_of tells or,
+/// in files of others, as the unsigned integers that numpy lends to what it lacks.
+bool can_hold(hid_t type, Dtype stored, Dtype dtype, bool own) {
+  if (H5Tequal(type, hdf5_type_of(dtype).get()) > 0) return true;
+  return !own && stored == Dtype::u16 && bits(dtype) == 16;
+}
+
+/// The dtype of the stored type, or the one that the attribute `dtype` says of it. In files of
+/// others that attribute may be anything, so that one which does not fit the type is none.
+Dtype dtype_of(hid_t dataset, bool own) {
   const Hdf5Handle type(H5Dget_type(dataset), "H5Dget_type");
   if (hdf5_checked(H5Tcommitted(type.get()), "H5Tcommitted") > 0) refuse("has a committed type");
-  const std::optional<Dtype> plain = dtype_of_hdf5(type.get());
-  const std::string bytes = std::to_string(H5Tget_size(type.get()));
-  if (!plain) refuse("its type of " + bytes + " bytes is none that tensors have");
-  if (hdf5_checked(H5Aexists(dataset, "dtype"), "H5Aexists") == 0) return *plain;
-  const Hdf5Handle attribute(H5Aopen(dataset, "dtype", H5P_DEFAULT), "H5Aopen");
-  const Hdf5Handle text_type(H5Aget_type(attribute.get()), "H5Aget_type");
-  const Hdf5Handle space(H5Aget_space(attribute.get()), "H5Aget_space");
-  constexpr std::size_t longest = 32;
-  const bool is_text =
-      H5Tget_class(text_type.get()) == H5T_STRING && H5Tis_variable_str(text_type.get()) == 0 &&
-      H5Tget_size(text_type.get()) <= longest && H5Sget_simple_extent_npoints(space.get()) == 1;
-  if (!is_text) refuse("attribute dtype: wanted a short text of fixed length");
-  std::array<char, longest + 1> text{};
-  hdf5_checked(H5Aread(attribute.get(), text_type.get(), text.data()), "H5Aread");
-  const std::optional<Dtype> told = dtype_of_name(text.data());
-  if (!told) refuse(std::string("attribute dtype: no dtype '") + text.data() + "'");
-  if (H5Tequal(type.get(), hdf5_type_of(*told).get()) <= 0) {
-    refuse(std::string("attribute dtype says ") + text.data() + ", the stored type is " +
-           std::string(reshard::name(*plain)));
-  }
-  return *told;
+  const Dtype stored = dtype_of_hdf5(type.get());
+  if (hdf5_checked(H5Aexists(dataset, "dtype"), "H5Aexists") == 0) return stored;
+  const std::optional<std::string> text =
+      hdf5_text_in({H5Aopen(dataset, "dtype", H5P_DEFAULT), "H5Aopen"});
+  std::optional<Dtype> told = text ? dtype_of_name(*text) : std::nullopt;
+  if (text && !told && !own) told = dtype_of_torch_name(*text);
+  if (told && can_hold(type.get(), stored, *told, own)) return *told;
+  if (!own) return stored;
+  if (!text) refuse("attribute dtype: wanted a text");
+  if (!told) refuse("attribute dtype: no dtype '" + text->substr(0, 32) + "'");
+  refuse("attribute dtype says " + *text + ", the stored type is " +
+         std::string(reshard::name(stored)));
 }
 
 Shape shape_of(hid_t dataset) {
@@ -141,7 +140,7 @@ Chunking chunking_of(hid_t dataset, const Hdf5Handle& list, const TensorEntry& e
 
 }  // namespace
 
-TensorEntry hdf5_entry(hid_t dataset, const std::string& name, std::uint64_t file_bytes,
+TensorEntry hdf5_entry(hid_t dataset, const std::string& name, bool own, std::uint64_t file_bytes,
                        const std::function<void()>& progress) {
   const Hdf5Handle list(H5Dget_create_plist(dataset), "H5Dget_create_plist");
   if (hdf5_checked(H5Pget_external_count(list.get()), "H5Pget_external_count") > 0) {
@@ -150,7 +149,7 @@ TensorEntry hdf5_entry(hid_t dataset, const std::string& name, std::uint64_t fil
   const H5D_layout_t layout = H5Pget_layout(list.get());
   if (layout == H5D_VIRTUAL) refuse("is a virtual dataset, of data in other datasets");
   // Not before: of a virtual dataset the shape may lie in other files.
-  TensorEntry entry{name, dtype_of(dataset), shape_of(dataset), 0, {}};
+  TensorEntry entry{name, dtype_of(dataset, own), shape_of(dataset), 0, {}};
   const std::uint64_t size = checked_product(elements(entry.shape), bytes(entry.dtype));
   if (size == 0) return entry;
   if (layout == H5D_COMPACT) {

@@ -12,7 +12,7 @@
 
 namespace reshard::formats {
 
-/// Whether a file begins as HDF5 does.
+/// Whether a file begins as HDF5 does, behind a user block perhaps.
 bool is_hdf5(const std::string& path);
 
 /// The header of a file. `name` is what the index and errors call it.

@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::size_t most_objects = std::size_t{1} << 20;
 constexpr std::size_t deepest = 32;
-constexpr std::uint64_t most_text = std::uint64_t{16} << 20;
 
 [[noreturn]] void refuse(const std::string& text) {
   throw Error(Kind::input, text);
@@ -56,30 +55,36 @@ std::vector<Link> links_of(hid_t group) {
 
 /// The value of an attribute of the root: a text or an integer of one element.
 Json value_of(const Hdf5Handle& attribute) {
+  if (std::optional<std::string> text = hdf5_text_in(attribute)) {
+    check_text(*text);
+    return *std::move(text);
+  }
   const Hdf5Handle type(H5Aget_type(attribute.get()), "H5Aget_type");
   const Hdf5Handle space(H5Aget_space(attribute.get()), "H5Aget_space");
-  if (H5Sget_simple_extent_npoints(space.get()) != 1) refuse("wanted a single value");
-  const std::size_t bytes = H5Tget_size(type.get());
-  const H5T_class_t kind = H5Tget_class(type.get());
-  if (kind == H5T_INTEGER) {
-    std::int64_t number = 0;
-    hdf5_checked(H5Aread(attribute.get(), H5T_NATIVE_INT64, &number), "H5Aread");
-    return number;
-  }
-  if (kind != H5T_STRING || H5Tis_variable_str(type.get()) != 0) {
-    refuse("wanted an integer or a text of fixed length");
-  }
-  if (bytes > most_text) refuse("a text of " + std::to_string(bytes) + " bytes");
-  std::string text(bytes, '\0');
-  hdf5_checked(H5Aread(attribute.get(), type.get(), text.data()), "H5Aread");
-  text.resize(std::min(text.find('\0'), text.size()));
-  check_text(text);
-  return text;
+  const bool single = H5Sget_simple_extent_npoints(space.get()) == 1;
+  if (!single || H5Tget_class(type.get()) != H5T_INTEGER) refuse("wanted an integer or a text");
+  std::int64_t number = 0;
+  hdf5_checked(H5Aread(attribute.get(), H5T_NATIVE_INT64, &number), "H5Aread");
+  return number;
 }
 
 /// Whether an object has an attribute.
 bool has_attribute(hid_t object, const char* name) {
   return hdf5_checked(H5Aexists(object, name), "H5Aexists") > 0;
+}
+
+/// Where HDF5 begins in a file, behind a user block perhaps; nothing if it is none.
+std::optional<std::uint64_t> hdf5_begin(const std::string& path) {
+  constexpr std::uint64_t least = 512, most = std::uint64_t{1} << 20;  // of a user block
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
+  std::ifstream file(path, std::ios::binary);
+  for (std::uint64_t at = 0; at <= most; at = std::max(least, 2 * at)) {
+    std::string begin(8, '\0');
+    if (!file.seekg(static_cast<std::streamoff>(at)).read(begin.data(), 8)) break;
+    if (begin == "\x89HDF\r\n\x1a\n") return at;
+  }
+  return std::nullopt;
 }
 
 /// Goes through the objects of one file.
@@ -96,7 +101,8 @@ class Walk {
   void read(FileIndex& index) {
     const Hdf5Handle root(H5Gopen2(file_.get(), "/", H5P_DEFAULT), "H5Gopen2");
     enter(root.get(), "/");
-    if (!is_own(root.get())) {
+    own_ = is_own(root.get());
+    if (!own_) {
       index.facts = Json::object();
       add_group(root.get(), "", index.tensors);
       return;
@@ -122,7 +128,7 @@ class Walk {
   static bool is_own(hid_t root) {
     if (!has_attribute(root, "format")) return false;
     const Hdf5Handle attribute(H5Aopen(root, "format", H5P_DEFAULT), "H5Aopen");
-    return with_context("attribute format", [&] { return value_of(attribute); }) == hdf5_format;
+    return with_context("attribute format", [&] { return hdf5_text_in(attribute); }) == hdf5_format;
   }
 
   static Json attributes(hid_t root) {
@@ -159,7 +165,7 @@ class Walk {
 
   H5O_type_t type_of(hid_t group, const Link& link, const std::string& name) {
     if (link.type != H5L_TYPE_HARD) {
-      refuse(name + ": a " + (link.type == H5L_TYPE_SOFT ? "soft" : "external") +
+      refuse(name + (link.type == H5L_TYPE_SOFT ? ": a soft" : ": an external") +
              " link, wanted a group or dataset of this file");
     }
     H5O_info_t info = {};
@@ -182,7 +188,7 @@ class Walk {
     if (type_of(group, link, name) != H5O_TYPE_DATASET) refuse(name + ": wanted a dataset");
     return with_context(name, [&] {
       const Hdf5Handle dataset(H5Dopen2(group, link.name.c_str(), H5P_DEFAULT), "H5Dopen2");
-      return hdf5_entry(dataset.get(), name, file_bytes_, progress_);
+      return hdf5_entry(dataset.get(), name, own_, file_bytes_, progress_);
     });
   }
 
@@ -220,6 +226,7 @@ class Walk {
   const std::function<void()>& progress_;
   std::uint64_t file_bytes_;
   Hdf5Handle file_;
+  bool own_ = false;
   std::size_t objects_ = 0, depth_ = 0;
   std::set<haddr_t> groups_;
 };
@@ -227,11 +234,7 @@ class Walk {
 }  // namespace
 
 bool is_hdf5(const std::string& path) {
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(path, ignored)) return false;
-  std::string begin(8, '\0');
-  std::ifstream(path, std::ios::binary).read(begin.data(), 8);
-  return begin == "\x89HDF\r\n\x1a\n";
+  return hdf5_begin(path).has_value();
 }
 
 FileIndex read_hdf5_here(const std::string& path, const std::string& name,
@@ -243,7 +246,12 @@ FileIndex read_hdf5_here(const std::string& path, const std::string& name,
 }
 
 FileIndex read_hdf5(const std::string& path, const std::string& name) {
-  if (!is_hdf5(path)) throw Error(Kind::input, name + ": not an HDF5 file");
+  const std::optional<std::uint64_t> begin = hdf5_begin(path);
+  if (!begin) throw Error(Kind::input, name + ": not an HDF5 file");
+  if (*begin != 0) {
+    throw Error(Kind::input, name + ": has a user block of " + std::to_string(*begin) +
+                                 " bytes in front, which h5unjam takes away");
+  }
   const std::string packed = with_context(name, [&] {
     return run_isolated([&](const std::function<void()>& progress) {
       const std::vector<std::uint8_t> bytes =

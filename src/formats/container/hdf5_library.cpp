@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <memory>
 #include <utility>
 
 namespace reshard::formats {
@@ -42,6 +44,16 @@ Hdf5Handle boolean_type() {
 
 bool same_type(hid_t a, hid_t b) {
   return hdf5_checked(H5Tequal(a, b), "H5Tequal") > 0;
+}
+
+/// What a type is that no tensor has.
+std::string description_of(hid_t type) {
+  const H5T_class_t kind = H5Tget_class(type);
+  if (kind == H5T_STRING) return "texts";
+  const std::string bytes = std::to_string(H5Tget_size(type)) + " bytes";
+  const bool number = kind == H5T_INTEGER || kind == H5T_FLOAT;
+  if (number && H5Tget_order(type) == H5T_ORDER_BE) return "big-endian numbers of " + bytes;
+  return (number ? "numbers of " : "values of ") + bytes;
 }
 
 }  // namespace
@@ -126,7 +138,7 @@ Hdf5Handle hdf5_type_of(Dtype dtype) {
   throw Error(Kind::internal, "no HDF5 type of dtype " + std::string(name(dtype)));
 }
 
-std::optional<Dtype> dtype_of_hdf5(hid_t type) {
+Dtype dtype_of_hdf5(hid_t type) {
   constexpr std::array plain = {Dtype::u8,  Dtype::i8,  Dtype::i16,     Dtype::u16, Dtype::i32,
                                 Dtype::u32, Dtype::i64, Dtype::u64,     Dtype::f16, Dtype::bf16,
                                 Dtype::f32, Dtype::f64, Dtype::f8_e5m2, Dtype::c64, Dtype::c128};
@@ -135,7 +147,33 @@ std::optional<Dtype> dtype_of_hdf5(hid_t type) {
   });
   if (found != plain.end()) return *found;
   if (same_type(type, boolean_type().get())) return Dtype::boolean;
-  return std::nullopt;
+  throw Error(Kind::input, "holds " + description_of(type) + ", a type that no tensor has here");
+}
+
+std::optional<std::string> hdf5_text_in(const Hdf5Handle& attribute) {
+  constexpr std::uint64_t most = std::uint64_t{16} << 20;
+  const Hdf5Handle type(H5Aget_type(attribute.get()), "H5Aget_type");
+  const Hdf5Handle space(H5Aget_space(attribute.get()), "H5Aget_space");
+  if (H5Tget_class(type.get()) != H5T_STRING) return std::nullopt;
+  if (H5Sget_simple_extent_npoints(space.get()) != 1) return std::nullopt;
+  const auto check = [](std::uint64_t bytes) {
+    if (bytes > most) throw Error(Kind::input, "a text of " + std::to_string(bytes) + " bytes");
+  };
+  if (H5Tis_variable_str(type.get()) > 0) {
+    char* allocated = nullptr;
+    hdf5_checked(H5Aread(attribute.get(), type.get(), &allocated), "H5Aread");
+    const std::unique_ptr<char, herr_t (*)(void*)> text(
+        allocated, [](void* memory) { return H5free_memory(memory); });
+    if (text == nullptr) return "";
+    check(std::strlen(text.get()));
+    return text.get();
+  }
+  const std::size_t bytes = H5Tget_size(type.get());
+  check(bytes);
+  std::string text(bytes, '\0');
+  hdf5_checked(H5Aread(attribute.get(), type.get(), text.data()), "H5Aread");
+  text.resize(std::min(text.find('\0'), text.size()));
+  return text;
 }
 
 Hdf5Handle hdf5_text_type(std::size_t bytes) {

@@ -54,8 +54,12 @@ Result hdf5_checked(Result result, const char* call, Kind kind = Kind::input) {
 /// f16, f8_e5m2), whose bits every reader converts right, else bytes; see hdf5_layout.hpp.
 Hdf5Handle hdf5_type_of(Dtype dtype);
 /// The dtype that a type of a file means without an attribute that says it: h5py's booleans and
-/// complex numbers too. Nothing for strings, references, big-endian numbers and all else.
-std::optional<Dtype> dtype_of_hdf5(hid_t type);
+/// complex numbers too. Error(input) for strings, references, big-endian numbers and all else.
+Dtype dtype_of_hdf5(hid_t type);
+
+/// The text of an attribute of one value, of fixed or any length, up to its first zero; nothing if
+/// it is none. Error(input) above 16 MiB.
+std::optional<std::string> hdf5_text_in(const Hdf5Handle& attribute);
 
 /// A fixed-length string of so many bytes, UTF-8, padded with zeros.
 Hdf5Handle hdf5_text_type(std::size_t bytes);
