@@ -8,7 +8,10 @@ void add_conversion_options(CLI::App& command, ConversionWords& conversion) {
   add_replicas_option(command, convert.source);
   command.add_option("DST", convert.target.path, "folder to write")->required();
   add_target_options(command, convert.target, conversion.words);
-  command.add_option("--memory", conversion.words.memory, "bound of a rank's buffers: 2GiB")
+  command
+      .add_option(
+          "--memory", conversion.words.memory,
+          "bound of a rank's buffers (default: 2GiB, at most half of what the node has left)")
       ->group("Run");
   command
       .add_option("--io-threads", convert.io_threads,

@@ -145,7 +145,10 @@ Command add_plan(CLI::App& app) {
                    "ranks of a node (default: all on one)")
       ->check(CLI::Range(1, 1 << 20))
       ->group("Run");
-  command->add_option("--memory", options->words.memory, "bound of a rank's buffers: 2GiB")
+  command
+      ->add_option(
+          "--memory", options->words.memory,
+          "bound of a rank's buffers (default: 2GiB, at most half of what the node has left)")
       ->group("Run");
   command->add_flag("--overwrite", options->overwrite, "DST may hold something")->group("Run");
   add_output_options(*command, options->output);

@@ -101,8 +101,9 @@ void Geometry::complete() {
 }
 
 std::uint64_t Geometry::most_tile_bytes() const {
-  std::uint64_t most = tile_bytes;
+  std::uint64_t most = 0;
   for (const TargetFile& file : targets) {
+    if (file.borders.empty()) most = std::max(most, std::min(file.bytes, tile_bytes));
     for (std::size_t i = 1; i < file.borders.size(); ++i) {
       most = std::max(most, file.borders[i] - file.borders[i - 1]);
     }

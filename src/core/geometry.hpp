@@ -69,7 +69,7 @@ struct Geometry {
   std::uint32_t placements = 0;  ///< of all target tensors together
   std::uint64_t tile_bytes = 0;  ///< see Tile; a power of two, at least 1 MiB
 
-  /// Bytes of the largest tile that there may be.
+  /// Bytes of the largest tile.
   [[nodiscard]] std::uint64_t most_tile_bytes() const;
 
   /// Adds what follows from the rest: replicas among the pieces, primary placements, tile size.

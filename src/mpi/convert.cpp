@@ -31,6 +31,14 @@ std::uint64_t kept_bytes(std::uint64_t memory) {
   return memory / 4;
 }
 
+/// Buffers of a round: read, change, 2 send, 2 receive, 3 tiles, spare.
+constexpr std::uint64_t buffers = 10;
+
+/// Bytes of each of a round's buffers within a memory bound.
+std::uint64_t round_share(std::uint64_t memory) {
+  return (memory - kept_bytes(memory)) / buffers;
+}
+
 using Clock = std::chrono::steady_clock;
 
 /// Seconds of each phase, on the slowest rank's clock as seen from here.
@@ -226,12 +234,23 @@ std::uint64_t default_memory(const Comm& comm) {
   return ~mine;
 }
 
+std::uint64_t memory_bound(const Comm& comm, std::uint64_t memory, const Geometry& geometry,
+                           ConversionFacts& facts) {
+  if (memory == 0) memory = default_memory(comm);
+  const std::uint64_t tile = geometry.most_tile_bytes();
+  if (round_share(memory) >= tile) return memory;
+  const std::uint64_t needed = (buffers * tile * 4 + 2) / 3;
+  facts.notes.push_back("buffers of a rank take " + std::to_string(needed) +
+                        " bytes, more than their bound of " + std::to_string(memory) +
+                        ": ten of the target's largest tile, of " + std::to_string(tile) +
+                        " bytes, and a third of that for what is read");
+  return needed;
+}
+
 std::uint64_t round_bytes(std::uint64_t memory, int ranks) {
   constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
-  constexpr std::uint64_t buffers =
-      10;  // of a round: read, change, 2 send, 2 receive, 3 tiles, spare
   const std::uint64_t wanted = static_cast<std::uint64_t>(std::clamp(ranks, 8, 64)) * mebibyte;
-  return std::clamp<std::uint64_t>((memory - kept_bytes(memory)) / buffers, 4096, wanted);
+  return std::clamp<std::uint64_t>(round_share(memory), 4096, wanted);
 }
 
 ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
@@ -245,7 +264,7 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   for (auto* bytes : {&report.bytes_read, &report.bytes_sent, &report.bytes_written}) {
     bytes->assign(static_cast<std::size_t>(comm.size()), 0);
   }
-  report.memory = options.memory != 0 ? options.memory : default_memory(comm);
+  report.memory = memory_bound(comm, options.memory, geometry, report);
 
   StagedTarget staged(comm, p.staging,
                       {geometry, p.target, p.layouts, identity_of(p), options.overwrite,

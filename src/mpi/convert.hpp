@@ -60,6 +60,11 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options);
 /// GiB and half of what the cgroup or the node leaves to each of its ranks.
 std::uint64_t default_memory(const Comm& comm);
 
+/// Collective. What bounds the buffers of a rank: `memory`, if it is not 0, or default_memory; more
+/// where the largest tile of the target needs more, and a note in `facts` then.
+std::uint64_t memory_bound(const Comm& comm, std::uint64_t memory, const Geometry& geometry,
+                           ConversionFacts& facts);
+
 /// Bytes of a round for a rank, within a memory bound.
 std::uint64_t round_bytes(std::uint64_t memory, int ranks);
 

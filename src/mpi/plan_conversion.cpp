@@ -22,7 +22,7 @@ PlanReport plan_conversion(const Comm& comm, const Wish& wish, int ranks, std::u
   report.function_args = p.source.function_args;
   report.source_files = p.geometry.sources.size();
   report.target_files = p.geometry.targets.size();
-  report.memory = memory != 0 ? memory : default_memory(comm);
+  report.memory = memory_bound(comm, memory, p.geometry, report);
   agree(comm, "plan", [&] {
     const int size = ranks == 0 ? comm.size() : ranks;
     Plan plan = make_plan(p.geometry, size);

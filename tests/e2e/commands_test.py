@@ -240,6 +240,9 @@ def check_plan(source, flags, reshard, scratch, ranks):
     for guess, truth in zip(planned["read"]["by_rank"], seen["read"]["by_rank"]):
         assert guess <= truth <= 1.02 * guess + 65536, f"read: planned {guess}, convert says {truth}"
     assert read_json(reshard, "plan", source, target, *flags)["already"] and not planned["already"]
+    tight = read_json(reshard, "plan", source, target, *flags, "--overwrite", "--memory", "4KB")
+    assert tight["memory"] > 4000 and any("more than their bound of 4000" in note for note in tight["notes"]), tight
+    assert planned["memory"] == 64 << 20 and not any("their bound" in note for note in planned["notes"]), planned
     _, said = fails(reshard, 2, "plan", source, target, *flags, "--dtype", "fp16")
     assert "--overwrite" in said, said
 
