@@ -103,6 +103,19 @@ std::string described(const std::string& folder) {
          std::to_string(std::max<std::time_t>(age, 0)) + " min ago)";
 }
 
+/// A unit that is the whole target is one folder of files: what holds others may be the root of a
+/// run's iterations, or anything.
+void check_replaceable(const Staging& staging) {
+  if (staging.unit != staging.root || !is_own_folder(staging.unit)) return;
+  for (const auto& entry : fs::directory_iterator(staging.unit)) {
+    if (!is_own_folder(entry.path())) continue;
+    if (holds_checkpoint(staging.unit)) return;
+    throw Error(Kind::usage, staging.unit + ": is not one checkpoint, it holds the folder " +
+                                 entry.path().filename().string() +
+                                 ": --overwrite does not replace it; remove it, or name another");
+  }
+}
+
 }  // namespace
 
 Staging plan_staging(const std::string& target_path, const Target& target,
@@ -136,14 +149,20 @@ Staging plan_staging(const std::string& target_path, const Target& target,
   return {prefix_of(unit) + id, unit.string(), root.string(), !fs::exists(unit.parent_path())};
 }
 
-void check_unoccupied(const Staging& staging) {
+void check_place(const Staging& staging, bool overwrite) {
+  if (overwrite) return check_replaceable(staging);
   if (is_link(staging.unit)) {
     throw Error(
         Kind::usage,
         staging.unit + ": is a link; --overwrite replaces the link, not what " + "it leads to");
   }
   if (!fs::exists(staging.unit) || is_empty_folder(staging.unit)) return;
-  throw Error(Kind::usage, staging.unit + ": exists and is not empty; --overwrite replaces it");
+  const bool converted = fs::exists(fs::path(staging.unit) / manifest_name);
+  throw Error(Kind::usage, staging.unit +
+                               (converted ? ": was converted, but the options, the source or a "
+                                            "file of it have changed since"
+                                          : ": exists and is not empty") +
+                               "; --overwrite replaces it");
 }
 
 std::string Staging::lock() const {

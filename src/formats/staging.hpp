@@ -32,8 +32,9 @@ struct Staging {
 /// another.
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_path);
-/// Error(usage) when the unit exists and is not empty.
-void check_unoccupied(const Staging& staging);
+/// Error(usage) when the unit exists and is not empty; with `overwrite` only when it is the whole
+/// target and holds folders, but not one checkpoint.
+void check_place(const Staging& staging, bool overwrite);
 /// Makes the folder above the unit, in which the lock lies.
 void create_parent(const Staging& staging);
 /// Makes the staging folder, which is for a conversion of that identity; Error(io) also when the

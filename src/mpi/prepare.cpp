@@ -37,8 +37,8 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   p.stamps = stamps_of(comm, p);
   p.is_converted = !wish.overwrite && is_converted(comm, p, wish);
   agree(comm, "describe", [&] {
-    const bool may_be_there = wish.overwrite || wish.resume || p.is_converted;
-    if (comm.rank() == 0 && !may_be_there) formats::check_unoccupied(p.staging);
+    const bool may_be_there = wish.resume || p.is_converted;
+    if (comm.rank() == 0 && !may_be_there) formats::check_place(p.staging, wish.overwrite);
   });
   done("describe");
   return p;

@@ -107,7 +107,7 @@ void StagedTarget::find_earlier() {
     journal_ = std::move(journal);
   }
   published_ = published_ || growth_.is_converted;
-  if (!published_ && !growth_.overwrite) formats::check_unoccupied(staging_);
+  if (!published_) formats::check_place(staging_, growth_.overwrite);
   if (!growth_.resume || found_ || published_) return;
   if (!others.empty()) {
     throw Error(Kind::usage, "--resume: " + others + ": convert without --resume, or remove it");

@@ -10,7 +10,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from damage import CASES, FIXTURES, INPUT, IO, USAGE, case, rank_file, run_cases, weights
-HUGGINGFACE = pathlib.Path(__file__).resolve().parents[1] / "data" / FIXTURES["hf"]
+DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
+HUGGINGFACE = DATA / FIXTURES["hf"]
 
 # The command line and the target.
 
@@ -85,6 +86,23 @@ def target_that_exists(folder):
 @case(0, flags=("--to", "hf", "--overwrite"))
 def target_that_is_overwritten(folder):
     target_that_exists(folder)
+
+
+@case(USAGE, "not one checkpoint", "iter_0000003", flags=("--to", "hf", "--overwrite"))
+def target_that_is_the_root_of_a_run(folder):
+    shutil.copytree(DATA / FIXTURES["gqa1"], folder.parent / "target")
+
+
+@case(USAGE, "not one checkpoint", "photographs", flags=("--to", "hdf5", "--overwrite"))
+def target_that_is_a_home(folder):
+    (folder.parent / "target" / "photographs").mkdir(parents=True)
+    (folder.parent / "target" / "itself").symlink_to("itself")
+
+
+@case(0, flags=("--to", "hf", "--overwrite"))
+def target_with_folders_that_is_a_checkpoint(folder):
+    shutil.copytree(folder, folder.parent / "target")
+    (folder.parent / "target" / "figures").mkdir()
 
 
 @case(0)

@@ -195,7 +195,7 @@ def check_already(bench, checks, source):
     for name, change in cases.items():
         with checks.case(f"not already converted: {name}"):
             code, said = bench.code(*command, *change())
-            assert code == USAGE and "exists and is not empty" in said, said
+            assert code == USAGE and "the source or a file of it have changed since; --overwrite" in said, said
 
 
 def main(binary, mpiexec, data):

@@ -83,7 +83,7 @@ TEST_F(StagingTest, ALinkIsReplacedAndNotFollowed) {
       calls().has_exchange = has_exchange;
       fs::create_symlink(end, path("target"));
       const Staging staging = plan("target");
-      EXPECT_NE(refusal(Kind::usage, [&] { check_unoccupied(staging); }).find("is a link"),
+      EXPECT_NE(refusal(Kind::usage, [&] { check_place(staging, false); }).find("is a link"),
                 std::string::npos);
       EXPECT_EQ(staging.unit, fs::canonical(path(".")) / "target");
       create_staging(staging, "identity", 0);
