@@ -11,6 +11,7 @@
 #include "app/aliases.hpp"
 #include "app/commands.hpp"
 #include "app/report.hpp"
+#include "app/stop.hpp"
 #include "mpi/comm.hpp"
 
 namespace {
@@ -107,6 +108,8 @@ int refuse_start(bool json) {
 int main(int argc, char** argv) {
   const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
   if (is_started_without_interface()) return refuse_start(json);
+  // A job may end before MPI is up.
+  if (argc > 1 && std::string_view(argv[1]) == "convert") reshard::app::catch_signals();
   reshard::mpi::Environment environment(argc, argv);
   const reshard::mpi::Comm world(MPI_COMM_WORLD);
   return run(argc, argv, world, json);
