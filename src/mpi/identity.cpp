@@ -161,9 +161,11 @@ std::string identity_of(const Prepared& prepared) {
 void check_unchanged(const std::vector<Stamp>& before, const std::vector<Stamp>& after) {
   for (std::size_t f = 0; f < before.size(); ++f) {
     if (before[f] == after[f]) continue;
-    throw Error(Kind::input, before[f].path + ": was changed while it was read (" +
-                                 std::to_string(before[f].bytes) + " bytes before, " +
-                                 std::to_string(after[f].bytes) + " now)");
+    const std::string what = before[f].bytes == after[f].bytes
+                                 ? "its time of change is another"
+                                 : std::to_string(before[f].bytes) + " bytes before, " +
+                                       std::to_string(after[f].bytes) + " now";
+    throw Error(Kind::input, before[f].path + ": was changed while it was read (" + what + ")");
   }
 }
 
