@@ -56,6 +56,10 @@ void allow_members(const Json& object, std::initializer_list<std::string_view> n
 
 std::string shown(const Json& value) {
   constexpr std::size_t longest = 200;
+  const auto tag = value.is_object() ? value.find("!") : value.end();
+  if (tag != value.end() && (*tag == "float" || *tag == "int")) {
+    return shown(value.value("value", Json()));
+  }
   std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (text.size() > longest) text.replace(longest, std::string::npos, "...");
   return text;

@@ -272,6 +272,10 @@ TEST(Arguments, OfAWrongTypeAreRefusedByName) {
   EXPECT_EQ(error([] { changed("swiglu", 1); }), "args: swiglu is 1, true or false is wanted");
   EXPECT_EQ(error([] { changed("norm_epsilon", Json::array()); }),
             "args: norm_epsilon is [], a finite number is wanted");
+  EXPECT_EQ(error([] {
+              changed("norm_epsilon", {{"!", "float"}, {"value", "nan"}});
+            }),
+            "args: norm_epsilon is \"nan\", a finite number is wanted");
 }
 
 TEST(Arguments, ThatChangeTheFunctionAreRefusedUnlessNeutral) {

@@ -23,8 +23,9 @@ void settle_era(const Source& source, const TargetOptions& options, MerakPlan& p
   plan.era = word == "2" ? 2 : 1;
   plan.flat = word == "1-flat";
   if (plan.era == 1 && !plan.gpt2) {
-    throw Error(Kind::input,
-                "Merak's era 1 has no " + source.model_type + " models: write --merak-era 2");
+    throw Error(Kind::input, "Merak's era 1 has gpt2 alone, the model is of family " +
+                                 source.family.name +
+                                 "; --merak-era 2 has gpt2, llama, qwen2 and qwen3");
   }
 }
 
