@@ -7,6 +7,7 @@
 #include <iostream>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "app/aliases.hpp"
 #include "app/commands.hpp"
@@ -32,6 +33,14 @@ void check_launcher(const reshard::mpi::Comm& comm) {
   }
 }
 
+/// A word without letters is what an unset variable of a script leaves behind.
+void check_words(const std::vector<std::string>& words) {
+  const auto empty = std::find(words.begin(), words.end(), "");
+  if (empty == words.end()) return;
+  const std::string before = empty == words.begin() ? "the command" : *(empty - 1);
+  throw Error(Kind::usage, "the word behind " + before + " is empty");
+}
+
 int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
   CLI::App app("Converts and reshards checkpoints of large language models, with many MPI ranks.");
   app.set_version_flag("--version", reshard::app::version());
@@ -42,6 +51,7 @@ int run(int argc, char** argv, const reshard::mpi::Comm& comm, bool json) {
     for (const std::string& note : notes) {
       if (comm.rank() == 0) reshard::app::report_note(note);
     }
+    check_words(words);
     app.parse(
         std::vector<std::string>(words.rbegin(), words.rend()));  // from the last to the first
     check_launcher(comm);

@@ -37,6 +37,7 @@ wrong_flags("ep without experts", USAGE, ("--ep 2", "no experts"), *TO_MEGATRON,
 wrong_flags("ep that does not divide", INPUT, ("experts 4", "3"), *TO_MEGATRON, "--ep", "3", source="mixtral")
 wrong_flags("etp whose files collide", INPUT, ("etp 2", "share one file"), *TO_MEGATRON, "--etp", "2", source="mixtral")
 wrong_flags("a dtype of nonsense", USAGE, ("--dtype", "int3", "bf16"), "--to", "hf", "--dtype", "int3")
+wrong_flags("a value that is empty", USAGE, ("the word behind --hf-template is empty",), "--to", "hf", "--hf-template", "")
 wrong_flags("memory of nonsense", USAGE, ("much",), "--to", "hf", "--memory", "much")
 wrong_flags("an unknown format", USAGE, ("--to", "gguf"), "--to", "gguf")
 wrong_flags("an unknown flag", USAGE, ("--frobnicate",), "--to", "hf", "--frobnicate")
