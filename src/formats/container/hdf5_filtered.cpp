@@ -155,7 +155,10 @@ std::uint64_t chunk_holding(const Shape& shape, const Shape& chunk, std::uint64_
 }
 
 FileLayout hdf5_filtered_layout(const Hdf5Spec& spec, const Hdf5Packing& packing) {
-  constexpr std::uint64_t widest = 16, chunks = 4, tile_bytes = std::uint64_t{4} << 20;
+  constexpr std::uint64_t widest = 16, tile_bytes = std::uint64_t{4} << 20;
+  // Ranks pack the tiles of one tensor side by side, those of two one after the other: small tiles
+  // keep them busy. To checksum one costs no more than the call that writes it, though.
+  const std::uint64_t chunks = packing.filter == "fletcher32" ? 4 : 1;
   const std::uint64_t most =
       std::max(packing.chunk_bytes, std::min(chunks * packing.chunk_bytes, tile_bytes));
   FileLayout layout;
