@@ -4,11 +4,11 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "core/error.hpp"
 #include "formats/container/pickle_input.hpp"
+#include "formats/container/pickle_stack.hpp"
 #include "formats/container/pickle_text.hpp"
 
 namespace reshard::formats {
@@ -23,7 +23,7 @@ constexpr std::uint32_t small_numbers = 256;
 constexpr std::uint64_t max_integer_bytes = 128;
 constexpr unsigned char highest_protocol = 5;
 /// Bytes that an opcode counts, for one that keeps nothing takes time, too.
-constexpr std::uint64_t opcode_cost = 8, far_memo_cost = 256;
+constexpr std::uint64_t opcode_cost = 8;
 
 Error malformed(const std::string& text) {
   return {Kind::input, text};
@@ -38,7 +38,8 @@ std::string global_name(std::string_view module, std::string_view name) {
 
 class Machine {
  public:
-  Machine(std::span<const std::byte> bytes, PickleBudget& budget) : input_(bytes), budget_(budget) {
+  Machine(std::span<const std::byte> bytes, PickleBudget& budget)
+      : input_(bytes), budget_(budget), stack_(budget) {
     budget_.charge(bytes.size());
     arena_.add_number(Tag::none, 0);
     arena_.add_number(Tag::boolean, 1);
@@ -69,8 +70,8 @@ class Machine {
 
  private:
   PickleArena finish() {
-    arena_.top = pop();
-    if (!stack_.empty() || !marks_.empty()) throw malformed("values are left on the stack");
+    arena_.top = stack_.pop();
+    if (!stack_.empty()) throw malformed("values are left on the stack");
     arena_.bytes = input_.position();
     return std::move(arena_);
   }
@@ -83,13 +84,7 @@ class Machine {
 
   void charge_items(std::size_t items) { budget_.charge(PickleArena::item_cost * items); }
 
-  void push(NodeId id) {
-    if (stack_.size() == highest_) {
-      ++highest_;
-      budget_.charge(4 * sizeof(NodeId));  // it is copied when it grows, and when it is gathered
-    }
-    stack_.push_back(id);
-  }
+  void push(NodeId id) { stack_.push(id); }
   void push_integer(std::int64_t value) {
     const bool is_small = value >= 0 && value < small_numbers;
     push(is_small ? zero_id + static_cast<NodeId>(value) : room().add_number(Tag::integer, value));
@@ -108,34 +103,6 @@ class Machine {
     budget_.charge(PickleArena::list_cost);
     charge_items(items.size());
     push(room().add_growing(tag, items));
-  }
-
-  std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
-
-  NodeId top() const {
-    if (stack_.size() <= floor()) throw malformed("the stack is empty");
-    return stack_.back();
-  }
-
-  NodeId pop() {
-    const NodeId id = top();
-    stack_.pop_back();
-    return id;
-  }
-
-  std::vector<NodeId> pop_count(std::size_t count) {
-    if (stack_.size() - floor() < count) throw malformed("the stack is empty");
-    const auto begin = stack_.end() - static_cast<std::ptrdiff_t>(count);
-    std::vector<NodeId> items(begin, stack_.end());
-    stack_.erase(begin, stack_.end());
-    return items;
-  }
-
-  std::vector<NodeId> pop_mark() {
-    if (marks_.empty()) throw malformed("no mark on the stack");
-    std::vector<NodeId> items = pop_count(stack_.size() - marks_.back());
-    marks_.pop_back();
-    return items;
   }
 
   PickleNode node(NodeId id) const { return arena_.node(id); }
@@ -246,7 +213,7 @@ class Machine {
 
   /// SETITEMS on a dict, or on an object that may be one.
   void set_items(const std::vector<NodeId>& items) {
-    const NodeId target = top();
+    const NodeId target = stack_.top();
     charge_items(items.size());
     if (node(target).tag == Tag::dict) return arena_.extend(target, items);
     budget_.charge(PickleArena::list_cost);
@@ -255,7 +222,7 @@ class Machine {
   }
 
   void append_items(const std::vector<NodeId>& items) {
-    const NodeId target = top();
+    const NodeId target = stack_.top();
     charge_items(items.size());
     if (node(target).tag == Tag::list) return arena_.extend(target, items);
     budget_.charge(PickleArena::list_cost);
@@ -274,44 +241,44 @@ class Machine {
         push(empty_tuple_id);
         return true;
       case 't':
-        push_fixed(Tag::tuple, pop_mark());
+        push_fixed(Tag::tuple, stack_.pop_mark());
         return true;
       case 0x85:
       case 0x86:
       case 0x87:
-        push_fixed(Tag::tuple, pop_count(opcode - 0x84u));
+        push_fixed(Tag::tuple, stack_.pop_count(opcode - 0x84u));
         return true;
       case ']':
         push_growing(Tag::list, {});
         return true;
       case 'l':
-        push_growing(Tag::list, pop_mark());
+        push_growing(Tag::list, stack_.pop_mark());
         return true;
       case '}':
         push_growing(Tag::dict, {});
         return true;
       case 'd':
-        push_growing(Tag::dict, even(pop_mark()));
+        push_growing(Tag::dict, even(stack_.pop_mark()));
         return true;
       case 0x8f:
         push_growing(Tag::set, {});
         return true;
       case 0x91:
-        push_growing(Tag::set, pop_mark());
+        push_growing(Tag::set, stack_.pop_mark());
         return true;
       case 'a':
       case 'e':
-        append_items(opcode == 'a' ? pop_count(1) : pop_mark());
+        append_items(opcode == 'a' ? stack_.pop_count(1) : stack_.pop_mark());
         return true;
       case 's':
       case 'u':
-        set_items(opcode == 's' ? pop_count(2) : even(pop_mark()));
+        set_items(opcode == 's' ? stack_.pop_count(2) : even(stack_.pop_mark()));
         return true;
       case 0x90: {
-        const std::vector<NodeId> items = pop_mark();
-        if (node(top()).tag != Tag::set) throw malformed("items are added to no set");
+        const std::vector<NodeId> items = stack_.pop_mark();
+        if (node(stack_.top()).tag != Tag::set) throw malformed("items are added to no set");
         charge_items(items.size());
-        arena_.extend(top(), items);
+        arena_.extend(stack_.top(), items);
         return true;
       }
       default:
@@ -328,26 +295,6 @@ class Machine {
     return index;
   }
 
-  /// Picklers count from 0: those are in a list, the rest in a map.
-  void put(std::uint64_t index) {
-    const NodeId id = top();
-    if (index < memo_.size()) {
-      memo_[index] = id;
-    } else if (index == memo_.size()) {
-      budget_.charge(2 * sizeof(NodeId));
-      memo_.push_back(id);
-    } else if (far_memo_.insert_or_assign(index, id).second) {
-      budget_.charge(far_memo_cost);
-    }
-  }
-
-  void get(std::uint64_t index) {
-    if (index < memo_.size()) return push(memo_[index]);
-    const auto found = far_memo_.find(index);
-    if (found == far_memo_.end()) throw malformed("memo " + std::to_string(index) + " is not set");
-    push(found->second);
-  }
-
   bool stack_or_memo(unsigned char opcode) {
     switch (opcode) {
       case 0x80:
@@ -357,41 +304,37 @@ class Machine {
         input_.number(8);
         return true;
       case '(':
-        budget_.charge(2 * sizeof(std::size_t));
-        marks_.push_back(stack_.size());
+        stack_.mark();
         return true;
       case '1':
-        pop_mark();
+        stack_.pop_mark();
         return true;
       case '2':
-        push(top());
+        push(stack_.top());
         return true;
       case '0':
-        if (!marks_.empty() && stack_.size() == marks_.back())
-          marks_.pop_back();
-        else
-          pop();
+        stack_.drop();
         return true;
       case 'q':
-        put(input_.number(1));
+        stack_.put(input_.number(1));
         return true;
       case 'r':
-        put(input_.number(4));
+        stack_.put(input_.number(4));
         return true;
       case 'p':
-        put(memo_index(input_.line()));
+        stack_.put(memo_index(input_.line()));
         return true;
       case 0x94:
-        put(memo_.size() + far_memo_.size());
+        stack_.put_next();
         return true;
       case 'h':
-        get(input_.number(1));
+        stack_.get(input_.number(1));
         return true;
       case 'j':
-        get(input_.number(4));
+        stack_.get(input_.number(4));
         return true;
       case 'g':
-        get(memo_index(input_.line()));
+        stack_.get(memo_index(input_.line()));
         return true;
       default:
         return false;
@@ -412,7 +355,7 @@ class Machine {
         return true;
       }
       case 0x93: {
-        const std::vector<NodeId> names = pop_count(2);
+        const std::vector<NodeId> names = stack_.pop_count(2);
         if (node(names[0]).tag != Tag::text || node(names[1]).tag != Tag::text) {
           throw malformed("a global whose name is no text");
         }
@@ -421,25 +364,25 @@ class Machine {
       }
       case 'R':
       case 0x81: {
-        const std::vector<NodeId> parts = pop_count(2);
+        const std::vector<NodeId> parts = stack_.pop_count(2);
         call(parts[0], parts[1]);
         return true;
       }
       case 0x92: {
-        const std::vector<NodeId> parts = pop_count(3);
+        const std::vector<NodeId> parts = stack_.pop_count(3);
         if (!node(parts[2]).items.empty()) throw malformed("an object made with keyword arguments");
         call(parts[0], parts[1]);
         return true;
       }
       case 'b': {
-        const NodeId state = pop();
-        if (node(top()).tag != Tag::object)
+        const NodeId state = stack_.pop();
+        if (node(stack_.top()).tag != Tag::object)
           throw malformed("state for something that is no object");
-        arena_.set_state(top(), state);
+        arena_.set_state(stack_.top(), state);
         return true;
       }
       case 'Q':
-        push_fixed(Tag::persistent, pop_count(1));
+        push_fixed(Tag::persistent, stack_.pop_count(1));
         return true;
       default:
         return false;
@@ -449,11 +392,7 @@ class Machine {
   PickleInput input_;
   PickleBudget& budget_;
   PickleArena arena_;
-  std::vector<NodeId> stack_;
-  std::vector<std::size_t> marks_;
-  std::size_t highest_ = 0;                             ///< that the stack was
-  std::vector<NodeId> memo_;                            ///< numbered without a gap
-  std::unordered_map<std::uint64_t, NodeId> far_memo_;  ///< all others
+  PickleStack stack_;
 };
 
 }  // namespace
