@@ -11,7 +11,9 @@ namespace reshard::formats {
 namespace {
 
 constexpr H5Z_filter_t zstd_id = 32015;  // as The HDF Group registered it
-constexpr unsigned deflate_level = 4;
+/// The mantissas of weights are noise: level 4 makes shuffled ones 1 % smaller in 1.3 times the
+/// time, level 6 2 % in 4 times.
+constexpr unsigned deflate_level = 1;
 
 /// The dimension that chunks of whole rows cut.
 std::size_t cut_dimension(const Shape& shape, const Shape& chunk) {
