@@ -45,7 +45,10 @@ std::string text_of(const mpi::ProofReport& r, const Options& options) {
     return text + grouped(r.findings.size()) +
            (r.findings.size() == 1 ? " finding\n" : " findings\n");
   }
-  if (!options.proof.sample) return text + "every byte is as the conversion wrote it\n";
+  if (!options.proof.sample) {
+    return text + (r.notes.empty() ? "every byte is as the conversion wrote it\n"
+                                   : "every byte of these files is as the conversion wrote it\n");
+  }
   return text + "nothing found. One damaged byte at a random place would have been found with " +
          fixed(percent_of(r.bytes_read, r.bytes), 1) +
          " % probability; headers and all else that is no tensor was read whole (--seed " +

@@ -119,7 +119,7 @@ Manifest::Tensor tensor_of(const Json& json, bool proven) {
 
 /// Whether a path stays in the folder that it is relative to.
 bool stays_inside(const fs::path& path) {
-  return !path.empty() && path.is_relative() &&
+  return !path.empty() && path.is_relative() && path.native().find('\0') == std::string::npos &&
          std::none_of(path.begin(), path.end(), [](const fs::path& part) { return part == ".."; });
 }
 
@@ -184,6 +184,7 @@ Manifest manifest_of(const Json& json) {
     }
   }
   if (left > 0) throw Error(Kind::input, "tensors of the last file are missing");
+  if (manifest.files.empty()) throw Error(Kind::input, "names no files");
   for (const Manifest::File& file : manifest.files) check_extents(file);
   return manifest;
 }
@@ -216,8 +217,8 @@ std::string manifest_text(const Manifest& manifest) {
   }
   std::string text = "{\n\"format\": \"" + std::string(format_name) + "\",\n\"version\": 1,\n";
   text += "\"facts\": " + manifest.facts.dump(1, ' ', false, Json::error_handler_t::replace) +
-          ",\n\"movement\": \"" + manifest.movement +
-          "\",\n\"proven\": " + (manifest.proven ? "true" : "false") +
+          ",\n\"movement\": " + compact(manifest.movement) +
+          ",\n\"proven\": " + (manifest.proven ? "true" : "false") +
           ",\n\"tensors\": " + lines(roles) + ",\n\"files\": " + lines(files) + ",\n";
   const std::uint32_t crc = crc32_of(std::as_bytes(std::span(text)));
   return text + std::string(checksum_begin) + hex(crc) + std::string(checksum_end);
@@ -246,7 +247,8 @@ Manifest read_manifest(std::string_view text, const std::string& path) {
 
 Manifest find_manifest(const std::string& folder, std::string& unit) {
   const auto has_one = [](const fs::path& place) {
-    return fs::is_regular_file(place / manifest_name);
+    std::error_code ignored;
+    return fs::is_regular_file(place / manifest_name, ignored);
   };
   std::vector<std::string> found;
   if (!fs::is_directory(folder)) {
@@ -256,8 +258,10 @@ Manifest find_manifest(const std::string& folder, std::string& unit) {
     found.push_back(folder);
   } else {
     for (const auto& entry : fs::directory_iterator(folder)) {
-      const bool hidden = entry.path().filename().string().starts_with('.');
-      if (!hidden && entry.is_directory() && has_one(entry.path())) found.push_back(entry.path());
+      const std::string name = entry.path().filename().string();
+      const bool is_unit = name.starts_with("iter_") || name.starts_with("global_step") ||
+                           name == "release" || name == "best_model";
+      if (is_unit && has_one(entry.path())) found.push_back(entry.path());
     }
   }
   std::sort(found.begin(), found.end());

@@ -276,42 +276,6 @@ void compare_values(const Comm& comm, const std::vector<Pair>& pairs, Side& a, S
   }
 }
 
-/// Collective. Holds every copy within one side against its original; vocabulary padding is not
-/// the model's and may differ.
-void compare_replicas(const Comm& comm, const char* side, const formats::Source& source,
-                      CompareReport::Side& summary, CompareReport& report) {
-  std::vector<std::uint64_t> differs(source.pieces.size(), 0);
-  agree(comm, "compare replicas", [&] {
-    Side copy(source), original(source);
-    Turns turns(comm);
-    for (std::size_t i = 0; i < source.pieces.size(); ++i) {
-      const SourcePiece& piece = source.pieces[i];
-      if (piece.replica_of == SourcePiece::no_replica ||
-          is_padding(source.model[piece.placement.tensor].role)) {
-        continue;
-      }
-      ++summary.replicas;
-      for (const Box& box :
-           formats::cut_box(piece.placement.box, tile_bytes / bytes(piece.dtype))) {
-        if (!turns.mine()) continue;
-        const auto x = copy.read(piece, box);
-        const auto y = original.read(source.pieces[piece.replica_of], box);
-        if (!std::equal(x.begin(), x.end(), y.begin(), y.end())) differs[i] = 1;
-      }
-    }
-  });
-  sum(comm, differs);
-  for (std::size_t i = 0; i < differs.size(); ++i) {
-    if (differs[i] == 0) continue;
-    const SourcePiece& piece = source.pieces[i];
-    const SourcePiece& first = source.pieces[piece.replica_of];
-    report.replicas.push_back(std::string(side) + ": " + source.model[piece.placement.tensor].role +
-                              ": " + piece.name + " in " + source.files[piece.file].path +
-                              " differs from " + first.name + " in " +
-                              source.files[first.file].path);
-  }
-}
-
 /// Collective. An opened side without problems.
 formats::Source open_side(const Comm& comm, const char* side, const formats::SourceOptions& options,
                           CompareReport::Side& summary) {
@@ -328,6 +292,41 @@ formats::Source open_side(const Comm& comm, const char* side, const formats::Sou
 
 }  // namespace
 
+std::vector<std::string> differing_replicas(const Comm& comm, const formats::Source& source,
+                                            std::uint64_t& held) {
+  std::vector<std::uint64_t> differs(source.pieces.size(), 0);
+  agree(comm, "compare replicas", [&] {
+    Side copy(source), original(source);
+    Turns turns(comm);
+    for (std::size_t i = 0; i < source.pieces.size(); ++i) {
+      const SourcePiece& piece = source.pieces[i];
+      if (piece.replica_of == SourcePiece::no_replica ||
+          is_padding(source.model[piece.placement.tensor].role)) {
+        continue;
+      }
+      ++held;
+      for (const Box& box :
+           formats::cut_box(piece.placement.box, tile_bytes / bytes(piece.dtype))) {
+        if (!turns.mine()) continue;
+        const auto x = copy.read(piece, box);
+        const auto y = original.read(source.pieces[piece.replica_of], box);
+        if (!std::equal(x.begin(), x.end(), y.begin(), y.end())) differs[i] = 1;
+      }
+    }
+  });
+  sum(comm, differs);
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < differs.size(); ++i) {
+    if (differs[i] == 0) continue;
+    const SourcePiece& piece = source.pieces[i];
+    const SourcePiece& first = source.pieces[piece.replica_of];
+    lines.push_back(source.model[piece.placement.tensor].role + ": " + piece.name + " in " +
+                    source.files[piece.file].path + " differs from " + first.name + " in " +
+                    source.files[first.file].path);
+  }
+  return lines;
+}
+
 CompareReport compare(const Comm& comm, const formats::SourceOptions& a,
                       const formats::SourceOptions& b, std::optional<double> tolerance) {
   CompareReport report;
@@ -338,8 +337,12 @@ CompareReport compare(const Comm& comm, const formats::SourceOptions& a,
   const std::vector<Pair> pairs = pair_up(source_a, source_b, report);
   Side side_a(source_a), side_b(source_b);
   compare_values(comm, pairs, side_a, side_b, tolerance, report);
-  compare_replicas(comm, "A", source_a, report.a, report);
-  compare_replicas(comm, "B", source_b, report.b, report);
+  for (const auto& [name, source, side] :
+       {std::tuple("A: ", &source_a, &report.a), std::tuple("B: ", &source_b, &report.b)}) {
+    for (const std::string& line : differing_replicas(comm, *source, side->replicas)) {
+      report.replicas.push_back(name + line);
+    }
+  }
   return report;
 }
 

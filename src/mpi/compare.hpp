@@ -47,4 +47,9 @@ struct CompareReport {
 CompareReport compare(const Comm& comm, const formats::SourceOptions& a,
                       const formats::SourceOptions& b, std::optional<double> tolerance);
 
+/// Collective. Holds every copy within a checkpoint against its original (find_replicas); one line
+/// for each that differs. `held` counts them; vocabulary padding is not the model's and may differ.
+std::vector<std::string> differing_replicas(const Comm& comm, const formats::Source& source,
+                                            std::uint64_t& held);
+
 }  // namespace reshard::mpi

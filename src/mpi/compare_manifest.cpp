@@ -4,8 +4,11 @@
 
 #include "core/buffer.hpp"
 #include "core/strides.hpp"
+#include "families/line.hpp"
+#include "families/record.hpp"
 #include "formats/canonical_reader.hpp"
 #include "formats/manifest.hpp"
+#include "mpi/compare.hpp"
 #include "mpi/open_source.hpp"
 #include "mpi/verify.hpp"
 
@@ -14,8 +17,23 @@ namespace {
 
 constexpr std::uint64_t tile_bytes = std::uint64_t{4} << 20;
 
-/// Collective. The digest of every canonical tensor.
-std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source) {
+/// The manifest's tensors by their roles.
+using Roles = std::map<std::string, const formats::Manifest::Role*>;
+
+/// What of a tensor is compared: where the checkpoint does not tell its true vocabulary, the rows
+/// that the manifest has, for the rest is padding.
+Box compared(const CanonicalTensor& tensor, const Roles& roles) {
+  Box box = formats::whole(tensor);
+  const auto role = roles.find(tensor.role);
+  const bool has_rows = role != roles.end() && !tensor.factors.empty() &&
+                        tensor.factors.front() == "vocab" && !role->second->shape.empty();
+  if (has_rows) box.extent[0] = std::min(box.extent[0], role->second->shape[0]);
+  return box;
+}
+
+/// Collective. The digest of what is compared of every canonical tensor.
+std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source,
+                               const Roles& roles) {
   std::vector<Digest> digests(source.model.tensors().size());
   agree(comm, "compare", [&] {
     formats::CanonicalReader reader(source);
@@ -26,7 +44,7 @@ std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source) 
       if (is_padding(tensor.role)) continue;
       const std::uint64_t width = bytes(source.dtypes[t]);
       const Dims canonical = strides_of(tensor);
-      for (const Box& box : formats::cut_box(formats::whole(tensor), tile_bytes / width)) {
+      for (const Box& box : formats::cut_box(compared(tensor, roles), tile_bytes / width)) {
         if (next++ % comm.size() != comm.rank()) continue;
         const std::span<std::byte> to = buffer.take(box.elements() * width);
         reader.read(t, box, to);
@@ -40,11 +58,24 @@ std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source) 
   return digests;
 }
 
+/// The hyperparameters that the manifest has otherwise.
+std::vector<std::string> differing_hyperparameters(const formats::Manifest& manifest,
+                                                   const formats::Source& source) {
+  const Json* told = families::find_dotted(manifest.facts, "model.hyperparameters");
+  if (told == nullptr || !told->is_object()) return {"the manifest has no hyperparameters"};
+  std::vector<std::string> lines;
+  for (const std::string& name : families::differing_lines(source.record, *told)) {
+    lines.push_back("hyperparameter " + name + ": " + source.record.at(name).dump() + ", wanted " +
+                    told->at(name).dump());
+  }
+  return lines;
+}
+
 /// What is wrong with one tensor, or "".
-std::string difference(const formats::Manifest::Role& wanted, const CanonicalTensor& tensor,
-                       Dtype dtype, double add, const Digest& digest, RolesReport& report) {
-  if (wanted.shape != tensor.shape) {
-    return "shape " + to_string(tensor.shape) + ", wanted " + to_string(wanted.shape);
+std::string difference(const formats::Manifest::Role& wanted, const Shape& shape, Dtype dtype,
+                       double add, const Digest& digest, RolesReport& report) {
+  if (wanted.shape != shape) {
+    return "shape " + to_string(shape) + ", wanted " + to_string(wanted.shape);
   }
   const bool is_target = dtype == wanted.dtype && add == wanted.add;
   const bool is_source =
@@ -82,11 +113,13 @@ RolesReport compare_manifest(const Comm& comm, const formats::SourceOptions& opt
     }
   });
   report.unit = source.found.unit;
-  const std::vector<Digest> digests = digests_of(comm, source);
-  std::map<std::string, const formats::Manifest::Role*> left;
+  Roles left;
   for (const formats::Manifest::Role& role : manifest.tensors) {
     if (!is_padding(role.role)) left[role.role] = &role;
   }
+  report.findings = differing_hyperparameters(manifest, source);
+  const std::vector<Digest> digests = digests_of(comm, source, left);
+  const Roles roles = left;
   for (std::uint32_t t = 0; t < digests.size(); ++t) {
     const CanonicalTensor& tensor = source.model[t];
     if (is_padding(tensor.role)) continue;
@@ -95,12 +128,16 @@ RolesReport compare_manifest(const Comm& comm, const formats::SourceOptions& opt
       report.findings.push_back(tensor.role + ": is not in the manifest");
       continue;
     }
-    const std::string what =
-        difference(*wanted->second, tensor, source.dtypes[t], source.adds[t], digests[t], report);
+    const Dims shape = compared(tensor, roles).extent;
+    const std::string what = difference(*wanted->second, {shape.begin(), shape.end()},
+                                        source.dtypes[t], source.adds[t], digests[t], report);
     if (!what.empty()) report.findings.push_back(tensor.role + ": " + what);
     left.erase(wanted);
   }
   for (const auto& [role, wanted] : left) report.findings.push_back(role + ": is missing");
+  for (std::string& line : differing_replicas(comm, source, report.replicas)) {
+    report.findings.push_back(std::move(line));
+  }
   return report;
 }
 

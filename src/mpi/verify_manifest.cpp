@@ -1,6 +1,9 @@
 #include "mpi/verify_manifest.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <mutex>
 #include <numeric>
@@ -9,6 +12,8 @@
 
 #include "core/buffer.hpp"
 #include "core/parallel.hpp"
+#include "families/pattern.hpp"
+#include "formats/dialect/megatron.hpp"
 #include "formats/file.hpp"
 #include "formats/manifest.hpp"
 #include "mpi/verify.hpp"
@@ -83,8 +88,10 @@ std::vector<bool> readable_files(const std::string& unit, const formats::Manifes
   for (std::size_t f = 0; f < manifest.files.size(); ++f) {
     const formats::Manifest::File& file = manifest.files[f];
     const fs::path path = fs::path(unit) / file.path;
-    if (!fs::is_regular_file(path)) {
-      findings.push_back(file.path + ": is missing");
+    std::error_code ignored;
+    if (!fs::is_regular_file(path, ignored)) {
+      const bool is_there = fs::exists(fs::symlink_status(path, ignored));
+      findings.push_back(file.path + (is_there ? ": is no file" : ": is missing"));
     } else if (fs::file_size(path) != file.bytes) {
       findings.push_back(file.path + ": has " + std::to_string(fs::file_size(path)) +
                          " bytes, wanted " + std::to_string(file.bytes));
@@ -95,25 +102,67 @@ std::vector<bool> readable_files(const std::string& unit, const formats::Manifes
   return readable;
 }
 
-/// Files beside those of the manifest: a finding where a loader may take them for part of the
-/// checkpoint.
+/// Whether a loader may take a file for a part of a checkpoint, whatever the format of the rest.
+bool may_be_loaded(const fs::path& path) {
+  constexpr std::array patterns = {"*.safetensors", "*.bin",        "*.pt",         "*.pth",
+                                   "*.h5",          "*.hdf5",       "*.distcp",     "*.ckpt",
+                                   "*.gguf",        "*.pkl",        "*.index.json", "adapter_*",
+                                   ".metadata",     "metadata.json"};
+  const std::string name = path.filename().string();
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const char* pattern) { return families::matches(pattern, name); });
+}
+
+/// What lies beside the files of the manifest: a finding where a loader may take it for part of
+/// the checkpoint.
 void look_beside(const std::string& unit, const formats::Manifest& manifest, ProofReport& report) {
-  std::set<fs::path> known = {fs::path(formats::manifest_name)}, endings;
-  for (const formats::Manifest::File& file : manifest.files) {
-    known.insert(file.path);
-    if (!file.tensors.empty()) endings.insert(fs::path(file.path).extension());
-  }
-  for (const auto& entry : fs::recursive_directory_iterator(unit)) {
+  std::set<fs::path> known = {fs::path(formats::manifest_name)};
+  for (const formats::Manifest::File& file : manifest.files) known.insert(file.path);
+  constexpr auto options = fs::directory_options::skip_permission_denied;
+  for (const auto& entry : fs::recursive_directory_iterator(unit, options)) {
     const fs::path path = entry.path().lexically_relative(unit);
-    if (entry.is_directory() || known.count(path) != 0) continue;
-    if (endings.count(path.extension()) != 0) {
+    std::error_code ignored;
+    const bool is_link = fs::is_symlink(entry.symlink_status(ignored));
+    const bool is_folder = entry.is_directory(ignored);
+    if (known.count(path) != 0) continue;
+    if (is_folder && !is_link) {
+      if (::access(entry.path().c_str(), R_OK | X_OK) == 0) continue;
+      report.notes.push_back(path.string() + " is a folder that cannot be looked into");
+    } else if (is_folder) {
+      report.findings.push_back(path.string() +
+                                ": is a link to a folder, no part of the conversion");
+    } else if (may_be_loaded(path)) {
       report.findings.push_back(path.string() + ": is no file of the conversion");
     } else {
       report.notes.push_back(path.string() + " is no file of the conversion and was not looked at");
     }
   }
-  std::sort(report.findings.begin(), report.findings.end());
-  std::sort(report.notes.begin(), report.notes.end());
+}
+
+/// Whether a tracker's text leads to a unit; "_all_dp" ends those of Merak's data parallel runs.
+bool leads_to(const std::string& text, const std::string& unit) {
+  const bool is_number = !text.empty() && text.size() < 19 &&
+                         text.find_first_not_of("0123456789") == std::string::npos;
+  const std::string name = is_number ? formats::iteration_folder(std::stoull(text)) : text;
+  const std::string all_dp = text == "release" ? formats::iteration_folder(0) : name;
+  return unit == name || unit == all_dp + "_all_dp";
+}
+
+/// Where the folder above a unit was named: what its tracker says, which loaders follow.
+void look_above(const std::string& named, const std::string& unit, ProofReport& report) {
+  std::error_code ignored;
+  if (fs::equivalent(named, unit, ignored)) return;
+  for (const char* tracker : {"latest_checkpointed_iteration.txt", "latest"}) {
+    const fs::path path = fs::path(named) / tracker;
+    if (!fs::is_regular_file(path, ignored)) continue;
+    constexpr std::uint64_t most = 4096;
+    std::string text = formats::read_text(path.string(), most);
+    text.erase(std::min(text.find_last_not_of(" \n\r\t") + 1, text.size()));
+    const std::string name = fs::path(unit).filename().string();
+    if (leads_to(text, name)) continue;
+    report.findings.push_back(std::string(tracker) + ": names '" + text + "', not " + name +
+                              ", the one conversion that is there");
+  }
 }
 
 /// Reads this rank's parts and sums what they hold.
@@ -225,7 +274,12 @@ ProofReport verify_manifest(const Comm& comm, const ProofOptions& options) {
   sum(comm, sums);
   judge(manifest, *files, readable, wanted, sums, report);
   agree(comm, "verify", [&] {
-    if (comm.rank() == 0) look_beside(report.unit, manifest, report);
+    if (comm.rank() == 0) {
+      look_beside(report.unit, manifest, report);
+      look_above(options.path, report.unit, report);
+      std::sort(report.findings.begin(), report.findings.end());
+      std::sort(report.notes.begin(), report.notes.end());
+    }
     text = dumped({report.findings, report.notes});
   });
   const Json all = Json::parse(broadcast(comm, text, 0));

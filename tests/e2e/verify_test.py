@@ -125,6 +125,33 @@ def check_verify(bench, checks, target):
         assert "wanted" in bench.json("verify", target, code=DIFFERENT)["findings"][0]
         (target / "config.json").write_bytes(config)
         assert bench.json("verify", target)["proven"]
+    with checks.case("beside them: what a loader may take, of any format, is found; the rest is told"):
+        for name in ("pytorch_model.bin", "model.safetensors.index.json", "adapter_config.json", "model.h5", ".metadata", "common.pt"):
+            (target / name).write_bytes(b"{}")
+            assert bench.json("verify", target, code=DIFFERENT)["findings"] == [f"{name}: is no file of the conversion"], name
+            (target / name).unlink()
+        (target / "tokenizer.json").write_text("{}")
+        code, said = bench.code("verify", target)
+        assert code == 0 and "tokenizer.json is no file of" in said and "every byte of these files" in said, said
+        (target / "tokenizer.json").unlink()
+    with checks.case("links and folders in the way"):
+        (target / "itself").symlink_to("itself")
+        assert "itself is no file of" in bench.json("verify", target)["notes"][0]
+        (target / "itself").unlink()
+        (target / "more").symlink_to(bench.scratch)
+        assert bench.json("verify", target, code=DIFFERENT)["findings"] == ["more: is a link to a folder, no part of the conversion"]
+        (target / "more").unlink()
+        (target / "config.json").rename(bench.scratch / "config")
+        for way in (lambda path: path.symlink_to(path.name), lambda path: path.mkdir(), lambda path: os.mkfifo(path)):
+            way(target / "config.json")
+            assert "config.json: is no file" in bench.json("verify", target, code=DIFFERENT)["findings"]
+            (target / "config.json").rmdir() if (target / "config.json").is_dir() else (target / "config.json").unlink()
+        (bench.scratch / "config").rename(target / "config.json")
+    with checks.case("a folder of another name is not proven for the one above"):
+        above = bench.scratch / "above"
+        shutil.copytree(target, above / "old")
+        code, said = bench.code("verify", above)
+        assert code == INPUT and "no manifest.json" in said, said
     with checks.case("without a manifest, and without digests"):
         other = bench.scratch / "unproven"
         bench.reshard.convert(target, other, "--to", "hf", "--no-verify")
@@ -141,6 +168,19 @@ def check_roots(bench, checks, source):
     with checks.case("the folder above"):
         bench.reshard.convert(source, root, "--to", "megatron", "--tp", 2, "--iteration", 7)
         assert bench.json("verify", root)["unit"] == str(root / "iter_0000007")
+        tracker = root / "latest_checkpointed_iteration.txt"
+        for text in ("8\n", "release", "", "7" * 40):
+            tracker.write_text(text)
+            report = bench.json("verify", root, code=DIFFERENT)
+            assert len(report["findings"]) == 1 and "latest_checkpointed_iteration.txt: names" in report["findings"][0], report
+            assert bench.json("verify", root / "iter_0000007")["proven"]
+        tracker.write_text("7")
+    with checks.case("each format's tracker leads to what it wrote"):
+        model = pathlib.Path(__file__).parents[1] / "data" / "huggingface"
+        for case, *flags in (("llama", "megatron", "--for-release"), ("llama", "megatron-dist"), ("gpt2", "megatron-deepspeed"), ("gpt2", "merak"), ("gpt2", "merak", "--merak-era", "1", "--iteration", 5), ("gpt2", "merak", "--merak-era", "1", "--tp", 2)):
+            place = bench.scratch / "-".join(map(str, (case, *flags)))
+            bench.reshard.convert(model / case / "hf", place, "--to", *flags)
+            assert bench.json("verify", place)["proven"]
     with checks.case("two of them: name one"):
         bench.reshard.convert(source, root, "--to", "megatron", "--iteration", 8)
         code, said = bench.code("verify", root)
@@ -170,6 +210,28 @@ def check_compare(bench, checks, source, target):
         flip(other / "model.safetensors", tensor["offset"] + 6)
         report = bench.json("compare", other, "--manifest", target, code=DIFFERENT)
         assert len(report["findings"]) == 1 and tensor["roles"][0] in report["findings"][0], report
+    with checks.case("other hyperparameters are named"):
+        config = json.loads((other / "config.json").read_text())
+        shutil.copy(target / "model.safetensors", other)
+        (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.25}))
+        report = bench.json("compare", other, "--manifest", target, code=DIFFERENT, ranks=2)
+        assert len(report["findings"]) == 1 and "hyperparameter norm_epsilon: 0.25, wanted" in report["findings"][0], report
+    with checks.case("a copy that another rank loads is held against its original"):
+        wide = bench.scratch / "wide"
+        bench.reshard.convert(source, wide, "--to", "megatron", "--tp", 2)
+        report = bench.json("compare", wide, "--manifest", target)
+        assert report["equal"] and report["replicas"] > 0, report
+        entries = json.loads(next(wide.glob("*/manifest.json")).read_text())["files"]
+        second = next(i for i, entry in enumerate(entries) if "mp_rank_01" in entry.get("path", ""))
+        norm = next(entry for entry in entries[second + 1 :] if "layernorm" in entry["name"] or "layer_norm" in entry["name"])
+        flip(next(wide.glob("*/mp_rank_01/model_optim_rng.pt")), norm["offset"])
+        report = bench.json("compare", wide, "--manifest", target, code=DIFFERENT, ranks=2)
+        assert len(report["findings"]) == 1 and "mp_rank_01" in report["findings"][0] and norm["name"] in report["findings"][0], report
+    with checks.case("rows beyond the vocabulary that the manifest knows are padding"):
+        padded = bench.scratch / "padded"
+        bench.reshard.convert(pathlib.Path(__file__).parents[1] / "data" / "deepspeed" / "megds-llama" / "tp2-pp2-dp2", padded, "--to", "megatron", "--tp", 2)
+        report = bench.json("compare", padded, "--manifest", padded)
+        assert report["equal"] and report["tensors"] > 10, report
     with checks.case("another dtype is no proof"):
         report = bench.json("compare", half, "--manifest", target, code=DIFFERENT)
         assert report["tensors"] == 0 and "dtype F16, wanted BF16" in report["findings"][0], report
