@@ -119,7 +119,11 @@ std::vector<std::string> paths_of(const Prepared& p) {
 
 std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared) {
   const std::vector<std::string> paths = paths_of(prepared);
-  std::vector<std::uint64_t> numbers(2 * paths.size(), 0);
+  const auto time = [](const timespec& at) {
+    return static_cast<std::uint64_t>(at.tv_sec) * 1000000000U +
+           static_cast<std::uint64_t>(at.tv_nsec);
+  };
+  std::vector<std::uint64_t> numbers(3 * paths.size(), 0);
   agree(comm, "source", [&] {
     const auto ranks = static_cast<std::size_t>(comm.size());
     for (auto f = static_cast<std::size_t>(comm.rank()); f < paths.size(); f += ranks) {
@@ -128,15 +132,15 @@ std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared) {
         throw Error(Kind::io,
                     paths[f] + ": " + std::error_code(errno, std::generic_category()).message());
       }
-      numbers[2 * f] = static_cast<std::uint64_t>(status.st_size);
-      numbers[2 * f + 1] = static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1000000000U +
-                           static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
+      numbers[3 * f] = static_cast<std::uint64_t>(status.st_size);
+      numbers[3 * f + 1] = time(status.st_mtim);
+      numbers[3 * f + 2] = time(status.st_ctim);
     }
   });
   sum(comm, numbers);
   std::vector<Stamp> stamps;
   for (std::size_t f = 0; f < paths.size(); ++f) {
-    stamps.push_back({paths[f], numbers[2 * f], numbers[2 * f + 1]});
+    stamps.push_back({paths[f], numbers[3 * f], numbers[3 * f + 1], numbers[3 * f + 2]});
   }
   return stamps;
 }

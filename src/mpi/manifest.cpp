@@ -110,27 +110,31 @@ std::optional<std::uint64_t> changed(const std::string& path, std::uint64_t byte
          static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
 }
 
-bool holds_the_same(const Prepared& p, const Wish& wish) {
+Earlier find_earlier(const Prepared& p, const Wish& wish) {
   const fs::path unit = p.staging.unit;
-  if (!fs::is_regular_file(unit / formats::manifest_name)) return false;
+  if (!fs::is_regular_file(unit / formats::manifest_name)) return Earlier::other;
   std::string found;
   formats::Manifest there;
   try {
     there = formats::find_manifest(unit.string(), found);
   } catch (const Error&) {
-    return false;  // then the unit is as any other that is there
+    return Earlier::other;  // then the unit is as any other that is there
   }
   const bool same =
       there.proven && there.movement == movement_of(p) && there.facts == facts_of_manifest(p, wish);
-  if (!same) return false;
+  if (!same) return Earlier::other;
   std::uint64_t first = ~std::uint64_t{0};  // of the target to be written
   for (const formats::Manifest::File& file : there.files) {
     const auto time = changed((unit / file.path).string(), file.bytes);
-    if (!time) return false;
+    if (!time) return Earlier::other;
     first = std::min(first, *time);
   }
-  return std::all_of(p.stamps.begin(), p.stamps.end(),
-                     [&](const Stamp& stamp) { return stamp.changed < first; });
+  const auto is_before = [&](std::uint64_t Stamp::*time) {
+    return std::all_of(p.stamps.begin(), p.stamps.end(),
+                       [&](const Stamp& stamp) { return stamp.*time < first; });
+  };
+  if (!is_before(&Stamp::changed)) return Earlier::other;
+  return is_before(&Stamp::placed) ? Earlier::same : Earlier::doubtful;
 }
 
 }  // namespace
@@ -252,13 +256,13 @@ std::vector<bool> changed_tensors(const Geometry& geometry) {
   return changed;
 }
 
-bool is_converted(const Comm& comm, const Prepared& prepared, const Wish& wish) {
-  std::uint64_t same = 0;
+Earlier earlier_conversion(const Comm& comm, const Prepared& prepared, const Wish& wish) {
+  std::uint64_t found = 0;
   agree(comm, "manifest", [&] {
-    if (comm.rank() == 0 && holds_the_same(prepared, wish)) same = 1;
+    if (comm.rank() == 0) found = static_cast<std::uint64_t>(find_earlier(prepared, wish));
   });
-  maximum(comm, {&same, 1});
-  return same != 0;
+  maximum(comm, {&found, 1});
+  return static_cast<Earlier>(found);
 }
 
 }  // namespace reshard::mpi

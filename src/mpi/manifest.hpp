@@ -26,9 +26,14 @@ void prove(formats::Manifest& manifest, const Geometry& geometry, const Moved& m
 /// dtype, other constant; by tensor.
 std::vector<bool> changed_tensors(const Geometry& geometry);
 
-/// Collective. Whether the unit holds what the conversion would write: its manifest is proven and
-/// names the same source and options, its files have their sizes, and no file of the source has
-/// changed since it was written.
-bool is_converted(const Comm& comm, const Prepared& prepared, const Wish& wish);
+/// What is under the target's name.
+enum class Earlier : std::uint64_t {
+  other,     ///< nothing, or not what the conversion would write
+  same,      ///< its manifest is proven and names the same source and options, its files have their
+             ///< sizes, and no file of the source was written since
+  doubtful,  ///< the same, but files of the source were put there since, with older times
+};
+/// Collective.
+Earlier earlier_conversion(const Comm& comm, const Prepared& prepared, const Wish& wish);
 
 }  // namespace reshard::mpi

@@ -35,7 +35,14 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   p.staging = agree_on_staging(comm, wish.target.path, p.target,
                                is_file ? wish.source.path : p.source.found.unit);
   p.stamps = stamps_of(comm, p);
-  p.is_converted = !wish.overwrite && is_converted(comm, p, wish);
+  const Earlier earlier = wish.overwrite ? Earlier::other : earlier_conversion(comm, p, wish);
+  p.is_converted = earlier != Earlier::other;
+  if (earlier == Earlier::doubtful) {
+    p.source.warnings.push_back(
+        p.source.found.unit +
+        ": files were put there, renamed or given other rights after the conversion, though last "
+        "written before: compare with --manifest tells whether they hold the same numbers");
+  }
   agree(comm, "describe", [&] {
     const bool may_be_there = wish.resume || p.is_converted;
     if (comm.rank() == 0 && !may_be_there) formats::check_place(p.staging, wish.overwrite);

@@ -19,12 +19,16 @@ struct Wish {
   bool resume = false;  ///< an unfinished one, whose unit may have got its name
 };
 
-/// Size and time of the last change (ns) of a file that a conversion reads.
+/// Size and times (ns) of a file that a conversion reads.
 struct Stamp {
   std::string path;
   std::uint64_t bytes = 0;
-  std::uint64_t changed = 0;
-  friend bool operator==(const Stamp&, const Stamp&) = default;
+  std::uint64_t changed = 0;  ///< last written
+  std::uint64_t placed = 0;   ///< or put there, renamed, given other rights
+  /// Whether it is as it was written.
+  friend bool operator==(const Stamp& a, const Stamp& b) {
+    return a.path == b.path && a.bytes == b.bytes && a.changed == b.changed;
+  }
 };
 
 /// Everything that is known before a byte moves.

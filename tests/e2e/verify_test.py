@@ -249,6 +249,15 @@ def check_already(bench, checks, source):
         code, said = bench.code("plan", source, target, "--to", "hf")
         assert code == 0, said
         assert not bench.json(*command, "--overwrite")["already"]
+    with checks.case("already converted, but the source may be another"):
+        assert not bench.json(*command)["warnings"]
+        file = next(source.rglob("*.pt"))
+        shutil.copy2(file, source / "copy")
+        (source / "copy").rename(file)
+        report = bench.json(*command, ranks=2)
+        assert report["already"] and "files were put there" in report["warnings"][0] and "--manifest" in report["warnings"][0], report
+        bench.json(*command, "--overwrite")
+        assert not bench.json(*command)["warnings"]
     cases = {
         "other options": lambda: ["--dtype", "fp32"],
         "a source written since": lambda: os.utime(next(source.rglob("*.pt"))) or [],
