@@ -86,6 +86,14 @@ std::uint64_t inode(const std::string& path) {
   return ::lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) ? status.st_ino : 0;
 }
 
+/// Whether a staging folder holds more than empty folders and its identity.
+bool is_begun(const std::string& folder) {
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!is_own_folder(entry.path()) && entry.path() != identity_file(folder)) return true;
+  }
+  return false;
+}
+
 /// "PATH (12345678 bytes, last written 3 min ago)"
 std::string described(const std::string& folder) {
   std::uint64_t bytes = 0;
@@ -103,16 +111,16 @@ std::string described(const std::string& folder) {
          std::to_string(std::max<std::time_t>(age, 0)) + " min ago)";
 }
 
-/// A unit that is the whole target is one folder of files: what holds others may be the root of a
-/// run's iterations, or anything.
+/// A unit that is the whole target is one folder of files: what holds folders may be the root of a
+/// run's iterations, the output of a training, or anything.
 void check_replaceable(const Staging& staging) {
   if (staging.unit != staging.root || !is_own_folder(staging.unit)) return;
   for (const auto& entry : fs::directory_iterator(staging.unit)) {
     if (!is_own_folder(entry.path())) continue;
-    if (holds_checkpoint(staging.unit)) return;
-    throw Error(Kind::usage, staging.unit + ": is not one checkpoint, it holds the folder " +
+    throw Error(Kind::usage, staging.unit + ": holds the folder " +
                                  entry.path().filename().string() +
-                                 ": --overwrite does not replace it; remove it, or name another");
+                                 ", no part of what would be written: --overwrite does not replace "
+                                 "it; remove it, or name another target");
   }
 }
 
@@ -205,7 +213,8 @@ std::vector<Abandoned> abandoned(const Staging& staging) {
   for (const auto& entry : fs::directory_iterator(prefix.parent_path())) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(prefix.filename().string()) || !is_own_folder(entry.path())) continue;
-    Abandoned one{entry.path().string(), "", false, ""};
+    const std::string folder = entry.path().string();
+    Abandoned one{folder, "", is_begun(folder), false, described(folder)};
     if (is_own_folder(one.folder + "/journal") && fs::exists(identity_file(one.folder))) {
       const std::string text = read_text(identity_file(one.folder), std::uint64_t{64} << 20);
       const std::size_t line = text.find('\n');
@@ -214,7 +223,6 @@ std::vector<Abandoned> abandoned(const Staging& staging) {
       one.published = std::to_string(inode(staging.unit)) == made;
       if (!one.published && std::to_string(inode(one.folder + "/unit")) != made) one.identity = "";
     }
-    one.described = described(one.folder);
     found.push_back(std::move(one));
   }
   return found;

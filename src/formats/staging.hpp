@@ -33,7 +33,7 @@ struct Staging {
 Staging plan_staging(const std::string& target_path, const Target& target,
                      const std::string& source_path);
 /// Error(usage) when the unit exists and is not empty; with `overwrite` only when it is the whole
-/// target and holds folders, but not one checkpoint.
+/// target, a folder of files, and holds folders.
 void check_place(const Staging& staging, bool overwrite);
 /// Makes the folder above the unit, in which the lock lies.
 void create_parent(const Staging& staging);
@@ -44,7 +44,8 @@ void create_staging(const Staging& staging, const std::string& identity, std::ui
 /// A staging folder that another run left behind.
 struct Abandoned {
   std::string folder;
-  std::string identity;    ///< what it is of; "" when it has no journal
+  std::string identity;    ///< what it is of; "" when it has no journal, or that of another folder
+  bool is_begun = false;   ///< something was written
   bool published = false;  ///< its unit has got its name already, only the rest was not done
   std::string described;   ///< its name, size and age in words
 };

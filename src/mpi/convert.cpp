@@ -92,15 +92,16 @@ std::optional<std::uint64_t> kernel_number(const std::string& path, const std::s
   return std::nullopt;
 }
 
-/// Digests are wanted of what is compared with replicas, and of what becomes other values.
-DigestWish digest_wish(const Geometry& geometry, bool verify) {
-  DigestWish wish{verify, std::vector<bool>(geometry.pieces.size(), false)};
+/// The pieces that are compared with replicas, or become other values. What is not to be verified
+/// is digested, too: another run may go on with it that verifies.
+std::vector<bool> digested_pieces(const Geometry& geometry) {
+  std::vector<bool> digested(geometry.pieces.size(), false);
   const std::vector<bool> changed = changed_tensors(geometry);
   for (const SourcePiece& piece : geometry.pieces) {
-    if (piece.replica_of != SourcePiece::no_replica) wish.read[piece.replica_of] = true;
-    if (verify && changed[piece.placement.tensor]) wish.read[piece.original] = true;
+    if (piece.replica_of != SourcePiece::no_replica) digested[piece.replica_of] = true;
+    if (changed[piece.placement.tensor]) digested[piece.original] = true;
   }
-  return wish;
+  return digested;
 }
 
 /// Says what a rank has been waiting for when a round takes very long.
@@ -136,7 +137,7 @@ std::uint64_t bytes_of(const Geometry& geometry, const std::vector<std::uint64_t
 Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geometry,
            const formats::Target& target, const Plan& plan, const Schedule& schedule,
            formats::SourceReader& reader, StagedTarget& staged, ConvertReport& report) {
-  const DigestWish digests = digest_wish(geometry, options.verify);
+  const std::vector<bool> digested = digested_pieces(geometry);
   Commits commits{[&](const Moved& since) { staged.append(since); }, options.journal_bytes,
                   std::chrono::seconds(30)};
   std::optional<FilteredWriter> filtered;
@@ -146,7 +147,7 @@ Moved move(const Comm& comm, const ConvertOptions& options, const Geometry& geom
     filtered.emplace(comm, geometry, target, staged.writer());
     write_together = [&](const Round& round, auto tiles) { filtered->write(round, tiles); };
   }
-  Rounds rounds(comm, geometry, plan, schedule, digests, reader, staged.writer(), commits,
+  Rounds rounds(comm, geometry, plan, schedule, digested, reader, staged.writer(), commits,
                 write_together);
   Patience patience(comm, options);
   const std::uint64_t left = report.target_bytes - report.resumed_bytes;

@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <concepts>
+#include <filesystem>
 #include <system_error>
 
 #include "core/digest.hpp"
@@ -45,6 +46,11 @@ class Words {
   std::vector<std::uint64_t> words_;
 };
 
+/// A path as every run spells it.
+std::string full(const std::string& path) {
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(path)).string();
+}
+
 void add_source(const Geometry& geometry, Words& words) {
   for (const SourceFile& file : geometry.sources) {
     words.add(file.path);
@@ -67,7 +73,7 @@ void add_filtered(const formats::FileDescription& file, Words& words) {
   for (const formats::FileDescription& inner : file.inner) {
     words.add(inner.path);
     words.add(inner.content);
-    words.add(inner.copied_from);
+    words.add(inner.copied_from.empty() ? "" : full(inner.copied_from));
     words.add(inner.copied_offset);
   }
 }
@@ -79,7 +85,7 @@ void add_target(const Prepared& p, Words& words) {
     if (p.target.files[f].is_filtered()) add_filtered(p.target.files[f], words);
     for (const formats::FileLayout::Copy& copy : p.layouts[f].copies) {
       words.add(copy.offset);
-      words.add(copy.from);
+      words.add(full(copy.from));
       words.add(copy.from_offset);
     }
     for (const formats::FileLayout::Literal& literal : p.layouts[f].literals) {
@@ -155,7 +161,7 @@ std::string movement_of(const Prepared& prepared) {
 std::string identity_of(const Prepared& prepared) {
   Json source = Json::array();
   for (const Stamp& stamp : prepared.stamps)
-    source.push_back({stamp.path, stamp.bytes, stamp.changed});
+    source.push_back({full(stamp.path), stamp.bytes, stamp.changed, stamp.placed});
   return Json({{"source", source},
                {"movement", movement_of(prepared)},
                {"tile_bytes", prepared.geometry.tile_bytes}})

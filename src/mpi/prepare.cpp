@@ -10,6 +10,20 @@
 #include "mpi/staged_target.hpp"
 
 namespace reshard::mpi {
+namespace {
+
+/// Error(usage) when a file of the source lies in the unit that would be replaced.
+void check_apart(const Prepared& p) {
+  const std::string unit = std::filesystem::weakly_canonical(p.staging.unit).string() + "/";
+  for (const Stamp& stamp : p.stamps) {
+    const std::string file = std::filesystem::weakly_canonical(stamp.path).string();
+    if (!file.starts_with(unit)) continue;
+    throw Error(Kind::usage, stamp.path + ": is a link into " + p.staging.unit +
+                                 ", which --overwrite would replace");
+  }
+}
+
+}  // namespace
 
 Prepared prepare(const Comm& comm, const Wish& wish,
                  const std::function<void(const std::string&)>& done) {
@@ -35,6 +49,11 @@ Prepared prepare(const Comm& comm, const Wish& wish,
   p.staging = agree_on_staging(comm, wish.target.path, p.target,
                                is_file ? wish.source.path : p.source.found.unit);
   p.stamps = stamps_of(comm, p);
+  if (wish.overwrite) {
+    agree(comm, "describe", [&] {
+      if (comm.rank() == 0) check_apart(p);
+    });
+  }
   const Earlier earlier = wish.overwrite ? Earlier::other : earlier_conversion(comm, p, wish);
   p.is_converted = earlier != Earlier::other;
   if (earlier == Earlier::doubtful) {

@@ -55,13 +55,14 @@ struct Rounds::Work {
 };
 
 Rounds::Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan,
-               const Schedule& schedule, const DigestWish& wish, formats::SourceReader& reader,
-               formats::TargetWriter& writer, const Commits& commits, WriteTogether write_together)
+               const Schedule& schedule, const std::vector<bool>& digested,
+               formats::SourceReader& reader, formats::TargetWriter& writer, const Commits& commits,
+               WriteTogether write_together)
     : comm_(comm),
       geometry_(geometry),
       plan_(plan),
       schedule_(schedule),
-      wish_(wish),
+      digested_(digested),
       reader_(reader),
       writer_(writer),
       numbers_(geometry),
@@ -213,7 +214,7 @@ void Rounds::pack(const Served& served, Work& work) {
                       canonical_first);
   };
   const bool primary = target.primary[slice.placement];
-  const bool wants_read = primary && wish_.read[piece.original];
+  const bool wants_read = primary && digested_[piece.original];
   const bool changed = served.read_to != nullptr;
   const std::uint64_t count = slice.elements();
   Digest after;
@@ -224,14 +225,14 @@ void Rounds::pack(const Served& served, Work& work) {
     std::byte* to = served.read_to + count * bytes(piece.dtype);
     change(to, target.stored.dtype, served.read_to, piece.dtype, count,
            target.stored.add - piece.add);
-    if (wish_.arrived) after = digest(to, target.stored.dtype, packed);
+    after = digest(to, target.stored.dtype, packed);
     copy_strided(served.to, view(served.to_stride), to, view(packed), view(slice.box.extent),
                  bytes(target.stored.dtype));
-  } else if (wish_.arrived || wants_read) {
+  } else {
     after = digest(served.to, piece.dtype, served.to_stride);
     if (wants_read) work.read.emplace_back(piece.original, after);
   }
-  if (wish_.arrived) work.arrived.emplace_back(target.first_placement + slice.placement, after);
+  work.arrived.emplace_back(target.first_placement + slice.placement, after);
 }
 
 void Rounds::finish(Work& work) {

@@ -16,12 +16,6 @@
 
 namespace reshard::mpi {
 
-/// Which digests the rounds compute.
-struct DigestWish {
-  bool arrived = true;     ///< of all that moves, to hold the written files against
-  std::vector<bool> read;  ///< by source piece: those that have replicas
-};
-
 /// How what has moved is made to last, now and then on all ranks at once.
 struct Commits {
   std::function<void(const Moved& since)> append;  ///< records what moved since the last time
@@ -37,9 +31,11 @@ using WriteTogether =
 /// The movement, round by round: read | exchange | write overlap (DESIGN.md section 4).
 class Rounds {
  public:
+  /// `digested`: by source piece, those whose numbers are digested as they are read; all that moves
+  /// is as it is sent.
   Rounds(const Comm& comm, const Geometry& geometry, const Plan& plan, const Schedule& schedule,
-         const DigestWish& wish, formats::SourceReader& reader, formats::TargetWriter& writer,
-         const Commits& commits, WriteTogether write_together = {});
+         const std::vector<bool>& digested, formats::SourceReader& reader,
+         formats::TargetWriter& writer, const Commits& commits, WriteTogether write_together = {});
 
   /// Collective. Runs all rounds; `progress(done, all)` is called on this thread after each, and
   /// `waiting(operation)` again and again while it waits in one; what `check_stop` throws ends it
@@ -66,7 +62,7 @@ class Rounds {
   const Geometry& geometry_;
   const Plan& plan_;
   const Schedule& schedule_;
-  const DigestWish& wish_;
+  const std::vector<bool>& digested_;
   formats::SourceReader& reader_;
   formats::TargetWriter& writer_;
   TileNumbers numbers_;

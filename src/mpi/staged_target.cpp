@@ -23,7 +23,7 @@ std::string difference(const std::string& theirs, const std::string& mine) {
     a = json_of_text(theirs);
   } catch (const Error&) {  // then it is no object
   }
-  if (!a.is_object() || !a.contains("source")) return ", without a whole journal";
+  if (!a.is_object() || !a.contains("source")) return ", without a journal of its own";
   if (a["source"] != b["source"]) return ", of another source or one that has changed since";
   return a == b ? "" : ", with other options or by another reshard";
 }
@@ -85,23 +85,22 @@ void StagedTarget::find_earlier() {
   std::string others;
   for (const formats::Abandoned& left : formats::abandoned(staging_)) {
     const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.makes_parent};
-    if (growth_.resume && left.identity.empty()) {  // was killed before it wrote anything
+    if (growth_.resume && !left.is_begun) {  // was killed before it wrote anything
       formats::discard(other);
       continue;
     }
-    const bool same = growth_.resume && left.identity == growth_.identity;
-    if (!same) {
-      const std::string what =
-          left.identity.empty() ? "" : difference(left.identity, growth_.identity);
-      others = left.described + what;
+    const bool same = left.identity == growth_.identity;
+    if (!same || !growth_.resume) {
+      others = left.described + (same ? "" : difference(left.identity, growth_.identity));
       notes_.push_back("an unfinished conversion lies in " + others +
-                       (growth_.resume ? "" : ": --resume goes on with it") +
+                       (same ? ": --resume goes on with it" : "") +
                        "; remove it if it is not wanted");
       continue;
     }
     formats::Journal journal = formats::read_journal(other.journal(), growth_.geometry);
     if (found_ && journal.moved.tiles.size() < journal_.moved.tiles.size()) continue;
     found_ = true;
+    cleaner_->removes = false;  // until this run begins to work on it
     published_ = left.published;
     staging_.folder = left.folder;
     journal_ = std::move(journal);
@@ -118,6 +117,7 @@ void StagedTarget::find_earlier() {
 void StagedTarget::create(std::uint64_t space) {
   agree(comm_, "create", [&] {
     if (comm_.rank() != 0) return;
+    cleaner_->removes = true;
     if (!found_) return formats::create_staging(staging_, growth_.identity, space);
     if (!has_filtered(growth_.target)) return;
     // Such files are written anew; ranks that were killed leave files of MPI's beside them.
@@ -167,6 +167,7 @@ std::string StagedTarget::publish() {
     if (comm_.rank() != 0) return;
     if (!published_) formats::publish_tree(staging_, growth_.overwrite);
     note = formats::raise_tracker(staging_, growth_.target);
+    cleaner_->removes = true;
   });
   return broadcast(comm_, note, 0);
 }

@@ -46,6 +46,24 @@ class Conversion:
         command = [*launcher, self.reshard.binary, "convert", self.source, self.target, *self.flags, "--json", *flags]
         return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def begin(self, *flags):
+        """A conversion on one rank that has a record in its journal more than there were."""
+        before = len(self.journal())
+        process = self.start(1, *flags)
+        while process.poll() is None and len(self.journal()) <= before:
+            time.sleep(0.001)
+        return process
+
+    def journal(self):
+        return list(self.folder.glob(".target.reshard-*/journal/*-0-1"))
+
+    def fails(self, ranks, *flags, code=2):
+        """What a conversion that ends with a code has said."""
+        process = self.start(ranks, *flags)
+        said = "".join(process.communicate(timeout=300))
+        assert process.returncode == code, f"exit {process.returncode}: {said}"
+        return said
+
     def ranks_of(self, process, ranks):
         """Process ids of the ranks of a started conversion."""
         if ranks == 1:
@@ -161,38 +179,71 @@ def check_stops(conversion, checks, signals):
 
 
 def check_others(conversion, checks):
-    """Leftovers of another source or other options, a held lock, and a run without --resume."""
-    process = conversion.start(1)
-    while process.poll() is None and not list(conversion.folder.glob(".target.reshard-*/journal/0-*")):
-        time.sleep(0.001)
+    """Leftovers of another source or other options, a held lock, a run without --resume: what was done is never lost."""
+    process = conversion.begin()
     with checks.case("a unit that is being written"):
-        other = conversion.start(1)
-        said = "".join(other.communicate(timeout=300))
-        assert other.returncode == 2 and "another conversion writes there now" in said, said
+        said = conversion.fails(1)
+        assert "another conversion writes there now" in said, said
     process.kill()
     process.communicate(timeout=300)
+    left = [name for name in conversion.left() if not name.endswith("lock")]
     with checks.case("other options do not go on"):
-        other = conversion.start(1, "--resume", "--dtype", "fp32")
-        said = "".join(other.communicate(timeout=300))
-        assert other.returncode == 2 and "with other options" in said, said
-    with checks.case("another source does not go on"):
-        file = next(conversion.source.rglob("*.pt"))
-        before = file.stat()
-        os.utime(file)
-        other = conversion.start(1, "--resume")
-        said = "".join(other.communicate(timeout=300))
-        assert other.returncode == 2 and "changed since" in said, said
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert "with other options" in conversion.fails(1, "--resume", "--dtype", "fp32")
+        assert left[0] in conversion.left()
     with checks.case("without --resume what was left is told and not touched"):
-        left = [name for name in conversion.left() if name != "target" and not name.endswith("lock")]
         report = json.loads(conversion.reshard.run("convert", conversion.source, conversion.target, *conversion.flags, "--json"))
         assert any(left[0] in note and "--resume" in note and "bytes" in note for note in report["notes"]), report["notes"]
         assert report["resumed"] == 0 and conversion.left() == [*left, "target"], conversion.left()
-    with checks.case("with --overwrite what was left goes on"):
+    with checks.case("the journal of another folder is not gone on with, nor removed"):
+        copied = conversion.folder / f"{left[0]}-copied"
+        shutil.copytree(conversion.folder / left[0], copied)
+        shutil.move(conversion.folder / left[0], conversion.folder / "kept")
+        shutil.rmtree(conversion.target)
+        assert "without a journal of its own" in conversion.fails(3, "--resume")
+        assert copied.is_dir()
+        shutil.rmtree(copied)
+        shutil.move(conversion.folder / "kept", conversion.folder / left[0])
+    with checks.case("a target that came into being meanwhile leaves what was done"):
+        conversion.target.mkdir()
+        (conversion.target / "README").write_text("mine")
+        for ranks in (1, 3):
+            assert "not empty" in conversion.fails(ranks, "--resume")
+            assert conversion.left() == [*left, "target"], conversion.left()
+    with checks.case("a damaged journal beside a good one removes neither"):
+        shutil.rmtree(conversion.target)
+        journal = conversion.folder / left[0] / "journal"
+        shutil.copy(journal / "0-0-1", journal / "1-0-1")
+        assert "written twice" in conversion.fails(1, "--resume", code=3)
+        assert conversion.left() == left, conversion.left()
+        (journal / "1-0-1").unlink()
+    with checks.case("with --overwrite, and the source spelled otherwise, what was left goes on"):
+        conversion.target.mkdir()
+        (conversion.target / "README").write_text("mine")
+        source, conversion.source = conversion.source, conversion.source / ".." / conversion.source.name
         other = conversion.start(1, "--resume", "--overwrite")
         said = "".join(other.communicate(timeout=300))
+        conversion.source = source
         assert other.returncode == 0 and json.loads(said)["resumed"] > 0, said
         assert conversion.left() == ["target"] and same(conversion.target, conversion.wanted)
+    conversion.clear()
+    for flags, then in ((["--no-verify"], []), ([], ["--no-verify"])):
+        with checks.case(f"begun with {flags}, gone on with {then}, and again without"):
+            for more in (flags, ["--resume", *then]):
+                process = conversion.begin(*more)
+                process.kill()
+                process.communicate(timeout=300)
+            assert conversion.resume(3)["resumed"] > 0
+        conversion.clear()
+    process = conversion.begin()
+    process.kill()
+    process.communicate(timeout=300)
+    with checks.case("a source that was changed and got its time back does not go on"):
+        file = next(conversion.source.rglob("*.pt"))
+        before = file.stat()
+        os.utime(file)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert "changed since" in conversion.fails(1, "--resume")
+        assert conversion.left(), "what was done is gone"
     conversion.clear()
 
 

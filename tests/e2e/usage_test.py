@@ -89,21 +89,28 @@ def target_that_is_overwritten(folder):
     target_that_exists(folder)
 
 
-@case(USAGE, "not one checkpoint", "iter_0000003", flags=("--to", "hf", "--overwrite"))
+@case(USAGE, "holds the folder iter_0000003", flags=("--to", "hf", "--overwrite"))
 def target_that_is_the_root_of_a_run(folder):
     shutil.copytree(DATA / FIXTURES["gqa1"], folder.parent / "target")
 
 
-@case(USAGE, "not one checkpoint", "photographs", flags=("--to", "hdf5", "--overwrite"))
+@case(USAGE, "holds the folder photographs", flags=("--to", "hdf5", "--overwrite"))
 def target_that_is_a_home(folder):
     (folder.parent / "target" / "photographs").mkdir(parents=True)
     (folder.parent / "target" / "itself").symlink_to("itself")
 
 
-@case(0, flags=("--to", "hf", "--overwrite"))
-def target_with_folders_that_is_a_checkpoint(folder):
+@case(USAGE, "holds the folder checkpoint-500", flags=("--to", "hf", "--overwrite"))
+def target_that_is_the_output_of_a_training(folder):
     shutil.copytree(folder, folder.parent / "target")
-    (folder.parent / "target" / "figures").mkdir()
+    (folder.parent / "target" / "checkpoint-500").mkdir()
+
+
+@case(USAGE, "is a link into", "model.safetensors", flags=("--to", "hf-bin", "--overwrite"))
+def source_that_links_into_the_target(folder):
+    shutil.copytree(folder, folder.parent / "target")
+    weights(folder).unlink()
+    weights(folder).symlink_to(folder.parent / "target" / weights(folder).name)
 
 
 @case(0)
