@@ -4,6 +4,7 @@ usage: megatron_write_test.py RESHARD MPIEXEC DATA [CASE...]
 """
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from cases import layout_flags, megatron_cases
 from checkpoints import megatron_files
+from damage import set_args
 from programs import Checks, Reshard
 
 
@@ -120,6 +122,28 @@ def check_dropout(case, reshard, scratch):
         assert config[key] == 0.0, (key, config)
 
 
+class Evil:
+    """Whoever loads it runs a command."""
+
+    def __reduce__(self):
+        return os.system, ("false",)
+
+
+def check_runnable(source, reshard, scratch):
+    """What would be run by who loads a checkpoint does not go on to the next one; enumerations do."""
+    place = pathlib.Path(scratch, "runnable")
+    shutil.copytree(source, place)
+    set_args(place, data_path=[Evil()], my_option={"a": Evil()})
+    for target in ("megatron", "megatron-dist"):
+        made = pathlib.Path(scratch, f"from-runnable-{target}")
+        report = json.loads(reshard.run("convert", place, made, "--to", target, "--quiet", "--json"))
+        told = [line for line in report["dropped"] if "an object of posix.system" in line]
+        assert [line.split(",")[0] for line in told] == ["args.data_path", "args.my_option"], report["dropped"]
+        for path in made.rglob("*"):
+            assert not path.is_file() or b"posix" not in path.read_bytes() or path.name == "manifest.json", path
+        assert not any("AttnBackend" in line for line in report["dropped"]), report["dropped"]
+
+
 def main(arguments):
     binary, mpiexec, data, *names = arguments
     reshard, checks = Reshard(binary, mpiexec), Checks()
@@ -136,6 +160,8 @@ def main(arguments):
             check_linear_scaling(data / "megatron" / "llama-gqa" / "hf", reshard, scratch)
         with checks.case("samples"):
             check_samples(reshard, scratch)
+        with checks.case("what a loader would run"):
+            check_runnable(data / "megatron" / "llama-gqa" / "torch-tp1-pp1", reshard, scratch)
         with checks.case("dropout"):
             check_dropout(data / "megatron" / "gpt2", reshard, scratch)
     return checks.finish()

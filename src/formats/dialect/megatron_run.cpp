@@ -108,6 +108,7 @@ void settle_run(const SourceOptions& options, SourceRun& run, Source& source) {
   settle_vocabulary(options, source.args, run.padded_vocab, run.arguments.record, source);
   settle_record(table, options, run.arguments, source);
   source.function_args = families::function_arguments(table, source.args);
+  drop_runnable(source.args, "args", source.dropped);
   source.choices = run.arguments.choices;
   source.training = run.arguments.training;
 }

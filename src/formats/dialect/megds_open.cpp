@@ -237,6 +237,7 @@ Source MegatronDeepSpeed::open(const Found& found, const std::vector<FileIndex>&
   drop_tensors(source.args, "args", source.dropped);
   Json beside = {{"lr_scheduler", first.facts.value("lr_scheduler", Json())}};
   drop_tensors(beside, first.path, source.dropped);
+  drop_runnable(beside, first.path, source.dropped);
   source.found.facts["lr_scheduler"] = beside.value("lr_scheduler", Json());
   check_models(table, files, source, problems);
   families::MegatronArguments arguments =
@@ -253,6 +254,7 @@ Source MegatronDeepSpeed::open(const Found& found, const std::vector<FileIndex>&
   settle_vocabulary(options, padded, is_told, arguments.record, source);
   settle_record(table, options, arguments, source);
   source.function_args = families::function_arguments(table, source.args);
+  drop_runnable(source.args, "args", source.dropped);
   source.training = arguments.training;
   source.choices = choices_of(files, options, arguments, source);
   settle_degrees(files, arguments.degrees, source, problems);

@@ -39,6 +39,35 @@ bool holds_tensor(const Json& value) {
   return std::any_of(value.begin(), value.end(), holds_tensor);
 }
 
+/// Whether objects of a class are values, which nothing happens for when a pickle is loaded.
+bool is_plain_class(const std::string& name) {
+  constexpr std::array known = {"argparse.Namespace", "collections.OrderedDict", "signal.Signals",
+                                "builtins.set",       "builtins.frozenset",      "torch.device",
+                                "torch.Size",         "pathlib.PosixPath"};
+  if (std::find(known.begin(), known.end(), name) != known.end()) return true;
+  return families::matches("megatron.*enums.*", name) &&
+         name.find('.', name.rfind("enums.") + 6) == std::string::npos;
+}
+
+/// The class or function in a value, in the notation of pickle.hpp, that no loader should be made
+/// to run; "" if there is none.
+std::string runnable_in(const Json& value) {
+  if (!value.is_structured()) return "";
+  const Json tag = value.is_object() ? value.value("!", Json()) : Json();
+  if (tag == "object" || tag == "global") {
+    const Json name = value.value(tag == "object" ? "class" : "name", Json());
+    if (!name.is_string()) return "a class that is made";
+    const auto text = name.get<std::string>();
+    const bool is_dtype =
+        tag == "global" && text.starts_with("torch.") && dtype_of_torch_name(text.substr(6));
+    if (!is_dtype && !is_plain_class(text)) return text;
+  }
+  for (const Json& each : value) {
+    if (std::string found = runnable_in(each); !found.empty()) return found;
+  }
+  return "";
+}
+
 }  // namespace
 
 void Problems::add(std::string text) {
@@ -223,6 +252,20 @@ void drop_tensors(Json& args, const std::string& name, std::vector<std::string>&
       continue;
     }
     dropped.push_back(name + "." + member.key() + ", in which is a tensor");
+    member = args.erase(member);
+  }
+}
+
+void drop_runnable(Json& args, const std::string& name, std::vector<std::string>& dropped) {
+  if (!args.is_object()) return;
+  for (auto member = args.begin(); member != args.end();) {
+    const std::string found = runnable_in(member.value());
+    if (found.empty()) {
+      ++member;
+      continue;
+    }
+    dropped.push_back(name + "." + member.key() + ", in which is an object of " + found +
+                      ": whoever loads it runs that");
     member = args.erase(member);
   }
 }

@@ -118,6 +118,10 @@ std::vector<std::string> dropped_buffers(
 /// them: no argument that the tables know does, and the targets have no place for its data.
 void drop_tensors(Json& args, const std::string& name, std::vector<std::string>& dropped);
 
+/// The same for members that have an object in them of a class that is not known to be a plain
+/// value. When all has been read that is to be known: targets are free of them then.
+void drop_runnable(Json& args, const std::string& name, std::vector<std::string>& dropped);
+
 /// After all shards: sets `dtypes` and `adds`; every stored copy of a tensor must have one dtype,
 /// of floating point numbers.
 void settle_dtypes(Source& source, Problems& problems);
