@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -118,6 +119,7 @@ int refuse_start(bool json) {
 int main(int argc, char** argv) {
   const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
   if (is_started_without_interface()) return refuse_start(json);
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is an error of the write
   // A job may end before MPI is up.
   if (argc > 1 && std::string_view(argv[1]) == "convert") reshard::app::catch_signals();
   reshard::mpi::Environment environment(argc, argv);

@@ -10,7 +10,7 @@ namespace reshard::families {
 
 namespace {
 
-constexpr std::uint64_t most_layers = 100'000;
+constexpr std::uint64_t most_layers = 10'000;
 
 bool is_unsigned(const Json& value) {
   return value.is_number_unsigned() ||

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <sstream>
 #include <system_error>
@@ -39,6 +40,16 @@ std::string content(int descriptor) {
   return {text.data(), size > 0 ? static_cast<std::size_t>(size) : 0};
 }
 
+/// Where the file system has no flock, and the file alone is the lock: whether the process that it
+/// names has ended on this machine.
+bool has_ended(const std::string& text) {
+  std::istringstream words(text);
+  std::string word, host;
+  ::pid_t process = 0;
+  words >> word >> host >> word >> process;
+  return host == host_name() && process > 0 && ::kill(process, 0) != 0 && errno == ESRCH;
+}
+
 /// Whether the holder named in a file whose flock is free can only be gone.
 bool is_gone(const std::string& text) {
   std::istringstream words(text);
@@ -55,7 +66,10 @@ bool is_gone(const std::string& text) {
 }  // namespace
 
 bool Lock::take() {
-  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+  constexpr int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  descriptor_ = ::open(path_.c_str(), flags | O_EXCL, 0666);
+  const bool is_new = descriptor_ >= 0;
+  if (!is_new && errno == EEXIST) descriptor_ = ::open(path_.c_str(), flags, 0666);
   if (descriptor_ < 0) fail(path_, errno);
   struct stat mine = {}, named = {};
   if (::fstat(descriptor_, &mine) != 0 || !S_ISREG(mine.st_mode)) {
@@ -67,6 +81,8 @@ bool Lock::take() {
         mine.st_dev == named.st_dev) {
       return true;
     }
+  } else if (errno == ENOSYS || errno == EOPNOTSUPP || errno == ENOLCK) {
+    return is_new || has_ended(content(descriptor_));
   } else if (errno != EWOULDBLOCK && errno != EINTR) {
     const int error = errno;
     ::close(descriptor_);
@@ -84,7 +100,8 @@ Lock::Lock(const std::string& path, std::chrono::seconds patience) : path_(path)
     // The holder may have removed its file between our two calls: then the name is free.
     if (there.empty() && ++removed < 100) continue;
     if (std::chrono::steady_clock::now() >= end) {
-      throw Error(Kind::usage, path + ": another conversion writes there now: " + there);
+      throw Error(Kind::usage, path + ": another conversion writes there now: " + there +
+                                   "; if that run has ended, remove this file");
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }

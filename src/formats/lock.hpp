@@ -11,7 +11,9 @@ namespace reshard::formats {
 /// A process that was killed leaves the file behind but not the flock. On the same machine that
 /// settles that the lock is stale. On another one flock may not reach this one (NFS, Lustre with
 /// localflock), so a file of another host is only taken over within the same Slurm job, which then
-/// was requeued; else Error(usage) explains what to do.
+/// was requeued; else Error(usage) explains what to do. Where the file system has no flock at all
+/// (Lustre mounted without), the file itself is the lock: it is taken over only from a process of
+/// this machine that has ended.
 class Lock {
  public:
   /// Takes the lock or throws Error(usage) that names host, process and job of the holder; waits so

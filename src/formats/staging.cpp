@@ -167,8 +167,8 @@ void check_place(const Staging& staging, bool overwrite) {
   if (!fs::exists(staging.unit) || is_empty_folder(staging.unit)) return;
   const bool converted = fs::exists(fs::path(staging.unit) / manifest_name);
   throw Error(Kind::usage, staging.unit +
-                               (converted ? ": was converted, but the options, the source or a "
-                                            "file of it have changed since"
+                               (converted ? ": was converted, but without a proof, or the "
+                                            "options, the source or a file of it have changed since"
                                           : ": exists and is not empty") +
                                "; --overwrite replaces it");
 }
@@ -271,6 +271,10 @@ std::string raise_tracker(const Staging& staging, const Target& target) {
   if (old && mine && *old > *mine) {
     return tracker.string() + " names the later iteration " + std::to_string(*old) +
            " and was left so";
+  }
+  if (old.value_or(0) > 0 && !mine) {
+    return tracker.string() + " names iteration " + std::to_string(*old) +
+           " and was left so: it must say " + target.tracker_content + " for a run to load that";
   }
   const std::string fresh = prefix_of(tracker) + "new";
   write_text(fresh, target.tracker_content);

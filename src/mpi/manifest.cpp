@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <random>
 
+#include "core/digest.hpp"
 #include "core/version.hpp"
 #include "formats/file.hpp"
 #include "mpi/identity.hpp"
@@ -13,6 +15,24 @@ namespace reshard::mpi {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// Digest of a few blocks of a file, spread over it by its size: enough to tell it from another
+/// model's of the same size.
+std::string sample_of(const Stamp& stamp, std::uint64_t files) {
+  constexpr std::uint64_t block = 4096, most = 64, of_all = 1024;
+  const std::uint64_t blocks = stamp.bytes / block;
+  const std::uint64_t count = std::min(std::clamp<std::uint64_t>(of_all / files, 1, most), blocks);
+  std::vector<std::byte> bytes(stamp.bytes < block ? stamp.bytes : count * block);
+  const formats::File file = formats::File::open_read(stamp.path);
+  if (count == 0) file.read_at(0, bytes);
+  std::mt19937_64 random(stamp.bytes);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const std::uint64_t first = blocks * i / count, last = blocks * (i + 1) / count;
+    file.read_at((first + random() % (last - first)) * block,
+                 std::span(bytes).subspan(i * block, block));
+  }
+  return digest_run(bytes, 1, 0).hex();
+}
 
 /// Format, path, training state and files of the source.
 Json source_facts(const Prepared& p, const Wish& wish) {
@@ -23,7 +43,8 @@ Json source_facts(const Prepared& p, const Wish& wish) {
     const bool is_inside = stamp.path.starts_with(inside);
     const std::string path = is_inside ? stamp.path.substr(inside.size())
                                        : fs::weakly_canonical(fs::absolute(stamp.path)).string();
-    files.push_back({{"path", path}, {"bytes", stamp.bytes}});
+    files.push_back(
+        {{"path", path}, {"bytes", stamp.bytes}, {"sample", sample_of(stamp, p.stamps.size())}});
   }
   return {{"format", p.source.found.dialect}, {"path", unit},
           {"training", p.source.training},    {"parallelism", to_json(p.source.parallelism)},

@@ -1,5 +1,7 @@
 #include "mpi/open_source.hpp"
 
+#include <fstream>
+
 #include "core/checked_json.hpp"
 
 namespace reshard::mpi {
@@ -37,6 +39,20 @@ std::vector<formats::FileIndex> share(const Comm& comm, std::vector<formats::Fil
   return indices;
 }
 
+/// The header of a file; of what Git LFS left in its place the message says so.
+formats::FileIndex index_of(const formats::Found& found, const std::string& file) {
+  try {
+    return formats::dialect_named(found.dialect).index(found, file);
+  } catch (const Error& error) {
+    constexpr std::string_view pointer = "version https://git-lfs.github.com/spec/";
+    std::string begin(pointer.size(), '\0');
+    std::ifstream(found.unit + "/" + file, std::ios::binary)
+        .read(begin.data(), static_cast<std::streamsize>(begin.size()));
+    if (begin != pointer) throw;
+    throw error.with(": this is a pointer of Git LFS, git lfs pull fetches the file");
+  }
+}
+
 }  // namespace
 
 Headers read_headers(const Comm& comm, const formats::SourceOptions& options) {
@@ -49,10 +65,9 @@ Headers read_headers(const Comm& comm, const formats::SourceOptions& options) {
   const formats::Found& found = headers.found;
   std::vector<formats::FileIndex> mine;
   agree(comm, "index", [&] {
-    const formats::Dialect& dialect = formats::dialect_named(found.dialect);
     const auto ranks = static_cast<std::size_t>(comm.size());
     for (auto f = static_cast<std::size_t>(comm.rank()); f < found.files.size(); f += ranks) {
-      mine.push_back(dialect.index(found, found.files[f]));
+      mine.push_back(index_of(found, found.files[f]));
     }
   });
   headers.indices = share(comm, std::move(mine), found.files.size());

@@ -175,6 +175,10 @@ def check_roots(bench, checks, source):
             assert len(report["findings"]) == 1 and "latest_checkpointed_iteration.txt: names" in report["findings"][0], report
             assert bench.json("verify", root / "iter_0000007")["proven"]
         tracker.write_text("7")
+    with checks.case("a release beside a run's iterations leaves the tracker"):
+        notes = bench.json("convert", source, root, "--to", "megatron", "--for-release")["notes"]
+        assert any("names iteration 7 and was left so" in note for note in notes) and tracker.read_text() == "7", notes
+        shutil.rmtree(root / "release")
     with checks.case("each format's tracker leads to what it wrote"):
         model = pathlib.Path(__file__).parents[1] / "data" / "huggingface"
         for case, *flags in (("llama", "megatron", "--for-release"), ("llama", "megatron-dist"), ("gpt2", "megatron-deepspeed"), ("gpt2", "merak"), ("gpt2", "merak", "--merak-era", "1", "--iteration", 5), ("gpt2", "merak", "--merak-era", "1", "--tp", 2)):
@@ -258,6 +262,20 @@ def check_already(bench, checks, source):
         assert report["already"] and "files were put there" in report["warnings"][0] and "--manifest" in report["warnings"][0], report
         bench.json(*command, "--overwrite")
         assert not bench.json(*command)["warnings"]
+    with checks.case("another model of the same sizes, older and moved to the place of the first"):
+        other = shutil.copytree(source, bench.scratch / "other")
+        for path in other.rglob("*.pt"):
+            flip(path, path.stat().st_size // 2)
+            os.utime(path, (1e9, 1e9))
+        made = bench.scratch / "moved"
+        bench.json("convert", source, made, "--to", "hf")
+        source.rename(bench.scratch / "first")
+        other.rename(source)
+        code, said = bench.code("convert", source, made, "--to", "hf")
+        assert code == USAGE and "the source or a file of it have changed since" in said, said
+        shutil.rmtree(source)
+        (bench.scratch / "first").rename(source)
+        assert bench.json("convert", source, made, "--to", "hf")["already"]
     cases = {
         "other options": lambda: ["--dtype", "fp32"],
         "a source written since": lambda: os.utime(next(source.rglob("*.pt"))) or [],

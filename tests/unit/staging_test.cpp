@@ -2,16 +2,34 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 
 #include "core/error.hpp"
 #include "formats/file.hpp"
+#include "formats/lock.hpp"
 #include "formats/target_writer.hpp"
 #include "support/folder.hpp"
+
+namespace {
+
+/// What flock answers instead of locking, or 0.
+int flock_error = 0;
+
+}  // namespace
+
+/// Stands before the C library's, for file systems that have none.
+extern "C" int flock(int descriptor, int operation) {
+  if (flock_error == 0) return static_cast<int>(::syscall(SYS_flock, descriptor, operation));
+  errno = flock_error;
+  return -1;
+}
 
 namespace reshard::formats {
 
@@ -75,6 +93,39 @@ std::string refusal(Kind kind, Work&& work) {
   }
   ADD_FAILURE() << "no error";
   return "";
+}
+
+TEST_F(StagingTest, TheFileIsTheLockWhereThereIsNoFlock) {
+  for (const int error : {ENOSYS, EOPNOTSUPP, ENOLCK}) {
+    flock_error = error;
+    const std::string file = path("lock");
+    {
+      const Lock lock(file);
+      EXPECT_EQ(lock.stale(), "");
+      const std::string said = refusal(Kind::usage, [&] { const Lock other(file); });
+      EXPECT_NE(said.find("another conversion writes there now: host "), std::string::npos) << said;
+      EXPECT_NE(said.find("remove this file"), std::string::npos) << said;
+      EXPECT_TRUE(fs::exists(file));
+    }
+    EXPECT_FALSE(fs::exists(file));
+    const ::pid_t ended = ::fork();
+    if (ended == 0) ::_exit(0);
+    ::waitpid(ended, nullptr, 0);
+    std::array<char, 256> host{};
+    ::gethostname(host.data(), host.size() - 1);
+    const std::string of_ended =
+        std::string("host ") + host.data() + " process " + std::to_string(ended) + " job -";
+    write_text(file, of_ended);
+    {
+      const Lock lock(file);
+      EXPECT_EQ(lock.stale(), of_ended);
+    }
+    write_text(file, "host elsewhere process 1 job 7");
+    EXPECT_NE(refusal(Kind::usage, [&] { const Lock lock(file); }).find("elsewhere"),
+              std::string::npos);
+    fs::remove(file);
+  }
+  flock_error = 0;
 }
 
 TEST_F(StagingTest, ALinkIsReplacedAndNotFollowed) {

@@ -24,6 +24,11 @@ std::set<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
 /// The first of the names that fits a pattern.
 std::optional<std::string> first_like(const std::set<std::string>& names, const char* pattern) {
   const auto at = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
@@ -68,7 +73,14 @@ std::string hint_of_folder(const fs::path& folder) {
   if (has("*zero_pp_rank_*_states.pt") && !has("mp_rank_*_model_states.pt")) {
     return folder.string() + " has files of a DeepSpeed (ZeRO) optimizer, but none of the model";
   }
-  if (has("model-*.safetensors") || has("pytorch_model-*.bin")) {
+  for (const char* pattern : {"*.safetensors", "*.bin", "*.h5", "*.pt", "config.json"}) {
+    const std::optional<std::string> name = first_like(names, pattern);
+    if (name && fs::is_symlink(folder / *name) && !is_there(folder / *name)) {
+      return (folder / *name).string() + " is a link that leads nowhere";
+    }
+  }
+  const bool indexed = has("*.index.json");
+  if (!indexed && (has("model-*.safetensors") || has("pytorch_model-*.bin"))) {
     return folder.string() + " has weights in numbered files, but no index " +
            (has("model-*.safetensors") ? "model.safetensors" : "pytorch_model.bin") +
            ".index.json that names them";
@@ -119,7 +131,12 @@ std::string foreign_hint(const std::string& path) {
           (root / name).string() + " is a torch_dist checkpoint, which no tracker names: pass it";
     }
   }
-  if (hint.empty() && first_like(names_in(root), "global_step*") && names_no_folder(root)) {
+  const std::optional<std::string> step = first_like(names_in(root), "global_step*");
+  if (hint.empty() && step && !is_there(root / "latest")) {
+    hint = "no file " + (root / "latest").string() + " names a folder: pass " +
+           (root / *step).string();
+  }
+  if (hint.empty() && step && names_no_folder(root)) {
     hint = (root / "latest").string() + " names none of the folders global_step* beside it";
   }
   return hint;

@@ -103,8 +103,8 @@ void sort_models(MegdsFiles& files, Problems& problems) {
   files.pp = std::max<std::uint64_t>(1, files.models.size() / files.tp);
 }
 
-/// A copied file keeps the name that it was saved by in its archive.
-void check_copies(const std::vector<FileIndex>& indices, Problems& problems) {
+/// A file keeps the name that it was saved by in its archive when it is copied or renamed.
+void check_names(const std::vector<FileIndex>& indices, Problems& problems) {
   std::map<std::string, std::string> saved;
   for (const FileIndex& index : indices) {
     const auto root = index.facts.at("root").get<std::string>();
@@ -113,6 +113,8 @@ void check_copies(const std::vector<FileIndex>& indices, Problems& problems) {
     if (!is_new) {
       problems.add(index.path + ": saved as " + root + ", as is " + at->second +
                    ": one rank's file lies here twice");
+    } else if (deepspeed_file(root + ".pt") && root + ".pt" != index.path) {
+      problems.add(index.path + ": saved as " + root + ".pt: was renamed, or files were swapped");
     }
   }
 }
@@ -121,7 +123,7 @@ void check_copies(const std::vector<FileIndex>& indices, Problems& problems) {
 
 MegdsFiles megds_files(const std::vector<FileIndex>& indices, Problems& problems) {
   MegdsFiles files;
-  check_copies(indices, problems);
+  check_names(indices, problems);
   for (const FileIndex& index : indices) {
     const bool layer = deepspeed_file(index.path)->kind == DeepSpeedFile::Kind::layer;
     (layer ? files.layers : files.models).push_back(&index);

@@ -378,6 +378,12 @@ Source Merak::open(const Found& found, const std::vector<FileIndex>& read,
                 "the head is not tied, and Merak cuts tied embeddings only");
   }
   source.choices["parallel_vocab"] = cut;
+  const auto vocab = source.record.at("vocab").get<std::uint64_t>();
+  if (rows > vocab) {
+    source.notes.push_back("vocabulary of " + std::to_string(vocab) + " taken, config.json's; of " +
+                           std::to_string(rows) + " rows in the files the rest is padding: " +
+                           "--vocab-size says otherwise");
+  }
   with_context(indices.front().path, [&, stored = rows] {
     source.model = canonical_model(source.family, source.record);
     add_padding(source.model, source.record.at("vocab").get<std::uint64_t>(), stored);
