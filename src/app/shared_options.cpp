@@ -41,6 +41,7 @@ std::vector<std::uint64_t> numbers_of(const std::string& text, const char* optio
 
 constexpr std::uint64_t most_degree = 65536;
 constexpr std::uint64_t most_count = std::uint64_t{1} << 40;
+constexpr std::uint64_t most_multiple = std::uint64_t{1} << 24;
 
 void add_megds_options(CLI::App& command, formats::TargetOptions& options) {
   if (CLI::Option* const qkv = command.get_option_no_throw("--mds-qkv-layout")) {
@@ -213,7 +214,7 @@ void add_target_options(CLI::App& command, formats::TargetOptions& options, Opti
       .add_option(
           "--vocab-multiple", options.vocab_multiple,
           "vocabulary is padded to a multiple of this times tp (default: the source's, 128)")
-      ->check(whole(1, most_count))
+      ->check(whole(1, most_multiple))
       ->group("Target");
   command
       .add_option(

@@ -154,7 +154,11 @@ Staging plan_staging(const std::string& target_path, const Target& target,
   if (!target.tracker.empty()) old_tracker((root / target.tracker).string());
   const auto ticks = std::chrono::system_clock::now().time_since_epoch().count();
   const std::string id = std::to_string(::getpid()) + "-" + std::to_string(ticks);
-  return {prefix_of(unit) + id, unit.string(), root.string(), !fs::exists(unit.parent_path())};
+  Staging staging{prefix_of(unit) + id, unit.string(), root.string()};
+  for (fs::path above = unit.parent_path(); !fs::exists(above); above = above.parent_path()) {
+    ++staging.new_parents;
+  }
+  return staging;
 }
 
 void check_place(const Staging& staging, bool overwrite) {
@@ -289,9 +293,11 @@ void discard(const Staging& staging) noexcept {
   fs::remove_all(staging.folder, ignored);
 }
 
-void discard_parent(const Staging& staging) noexcept {
-  if (!staging.makes_parent) return;
-  ::rmdir(fs::path(staging.folder).parent_path().c_str());  // which fails unless it is empty
+void discard_parents(const Staging& staging) noexcept {
+  fs::path above = fs::path(staging.folder).parent_path();
+  for (std::uint64_t n = 0; n < staging.new_parents; ++n, above = above.parent_path()) {
+    ::rmdir(above.c_str());  // which fails unless it is empty
+  }
 }
 
 }  // namespace reshard::formats

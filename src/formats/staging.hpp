@@ -17,10 +17,10 @@ namespace reshard::formats {
 ///     DST/.iter_0000003.reshard-ID/old/       what was replaced, on its way to be removed
 ///     DST/.iter_0000003.reshard-lock          see Lock: no two conversions write one unit
 struct Staging {
-  std::string folder;         ///< "DST/.iter_0000003.reshard-ID"
-  std::string unit;           ///< "DST/iter_0000003"
-  std::string root;           ///< folder of the tracker
-  bool makes_parent = false;  ///< the folder above did not exist before
+  std::string folder;             ///< "DST/.iter_0000003.reshard-ID"
+  std::string unit;               ///< "DST/iter_0000003"
+  std::string root;               ///< folder of the tracker
+  std::uint64_t new_parents = 0;  ///< folders above that did not exist before
 
   [[nodiscard]] std::string tree() const { return folder + "/unit"; }
   [[nodiscard]] std::string journal() const { return folder + "/journal"; }
@@ -60,7 +60,7 @@ void publish_tree(const Staging& staging, bool overwrite);
 std::string raise_tracker(const Staging& staging, const Target& target);
 /// Removes the staging folder, whatever is in it; never throws.
 void discard(const Staging& staging) noexcept;
-/// Removes the folder above the unit if it was made and nothing is in it; never throws.
-void discard_parent(const Staging& staging) noexcept;
+/// Removes the folders above the unit that were made and have nothing in them; never throws.
+void discard_parents(const Staging& staging) noexcept;
 
 }  // namespace reshard::formats

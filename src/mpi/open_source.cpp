@@ -1,5 +1,6 @@
 #include "mpi/open_source.hpp"
 
+#include <filesystem>
 #include <fstream>
 
 #include "core/checked_json.hpp"
@@ -45,9 +46,11 @@ formats::FileIndex index_of(const formats::Found& found, const std::string& file
     return formats::dialect_named(found.dialect).index(found, file);
   } catch (const Error& error) {
     constexpr std::string_view pointer = "version https://git-lfs.github.com/spec/";
+    const std::string path = found.unit + "/" + file;
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(path, ignored)) throw;
     std::string begin(pointer.size(), '\0');
-    std::ifstream(found.unit + "/" + file, std::ios::binary)
-        .read(begin.data(), static_cast<std::streamsize>(begin.size()));
+    std::ifstream(path, std::ios::binary).read(begin.data(), pointer.size());
     if (begin != pointer) throw;
     throw error.with(": this is a pointer of Git LFS, git lfs pull fetches the file");
   }

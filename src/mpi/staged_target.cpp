@@ -36,17 +36,17 @@ formats::Staging agree_on_staging(const Comm& comm, const std::string& target_pa
   agree(comm, "describe", [&] {
     if (comm.rank() != 0) return;
     const formats::Staging staging = formats::plan_staging(target_path, target, source_path);
-    text = packed({staging.folder, staging.unit, staging.root, staging.makes_parent});
+    text = packed({staging.folder, staging.unit, staging.root, staging.new_parents});
   });
   const Json shared = Json::from_cbor(broadcast(comm, text, 0));
   return {shared[0].get<std::string>(), shared[1].get<std::string>(), shared[2].get<std::string>(),
-          shared[3].get<bool>()};
+          shared[3].get<std::uint64_t>()};
 }
 
 StagedTarget::Cleaner::~Cleaner() {
   if (removes) formats::discard(staging);
   lock.reset();
-  formats::discard_parent(staging);
+  formats::discard_parents(staging);
 }
 
 StagedTarget::StagedTarget(const Comm& comm, formats::Staging staging, Growth growth)
@@ -84,7 +84,7 @@ void StagedTarget::find_earlier() {
   journal_ = {Moved(growth_.geometry), 0};
   std::string others;
   for (const formats::Abandoned& left : formats::abandoned(staging_)) {
-    const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.makes_parent};
+    const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.new_parents};
     if (growth_.resume && !left.is_begun) {  // was killed before it wrote anything
       formats::discard(other);
       continue;

@@ -325,6 +325,14 @@ def check_refusals(data, reshard, checks, scratch):
     def cut(pattern):
         return lambda unit: [path.write_bytes(path.read_bytes()[:3000]) for path in unit.glob(pattern)]
 
+    def swap(a, b):
+        def change(unit):
+            (unit / a).rename(unit / "third")
+            (unit / b).rename(unit / a)
+            (unit / "third").rename(unit / b)
+
+        return change
+
     def change_norm(unit):
         path = unit / "layer_03-model_01-model_states.pt"
         content = torch.load(path)
@@ -344,6 +352,8 @@ def check_refusals(data, reshard, checks, scratch):
     refused("an mp_rank file twice", llama, copy("mp_rank_00_model_states.pt", "mp_rank_02_model_states.pt"), "written by rank 0", "twice")
     refused("a layer's file of another tp rank", llama, copy("layer_03-model_00-model_states.pt", "layer_03-model_01-model_states.pt"), "layer_03-model_01", "twice")
     refused("a layer's file for another layer", llama, copy("layer_03-model_00-model_states.pt", "layer_04-model_00-model_states.pt"), "layer_04-model_00", "twice")
+    refused("layer files of two tp ranks swapped", llama, swap("layer_03-model_00-model_states.pt", "layer_03-model_01-model_states.pt"), "layer_03-model_01-model_states.pt: saved as layer_03-model_00-model_states", "files were swapped")
+    refused("layer files of two layers swapped", llama, swap("layer_03-model_00-model_states.pt", "layer_04-model_00-model_states.pt"), "saved as layer_04-model_00-model_states", "files were swapped")
     refused("a layer file under two names", llama, copy("layer_03-model_00-model_states.pt", "layer_3-model_00_model_states.pt"), "two names")
     refused("layer files of another run", llama, foreign("layer_03*", "megds-bloom/tp2-pp2-dp2"), "layer_03-model_00")
     refused("trap 29 mp_rank files of another run", llama, foreign("mp_rank_01*", "megds-gpt2-blocked/tp2-pp2-dp1"), "mp_rank_01_model_states.pt: args.")

@@ -214,6 +214,9 @@ def check_details(bench):
         target = bench.convert(model, *to, "--tp", 4)
         check_expected(target, tensors, 5, 4, [0, 8], 1, True)
         assert "vocab_size 512" in bench.report(model, *to, "--tp", 4)
+        config = json.loads((model / "config.json").read_text())
+        (bench.scratch / "small.json").write_text(json.dumps({**config, "vocab_size": 7}))
+        assert "vocabulary of 7 taken, config.json's; of 512 rows" in bench.report(target, "--to", "hf", "--config", bench.scratch / "small.json")
         whole = ranks_of(bench.convert(model, *to, "--tp", 4, "--vocab-parallel", "no"))
         assert whole["mp_rank_03"]["module.0.transformer.wte.weight"][1] == (50, 16)
     with checks.case("half blocks of few layers: the run's modules"):

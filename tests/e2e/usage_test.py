@@ -155,6 +155,17 @@ def source_that_is_a_hub_cache(folder):
     return {"source": hub}
 
 
+@case(INPUT, "model.safetensors: header of", "this is a pointer of Git LFS, git lfs pull")
+def weights_that_git_lfs_left_out(folder):
+    weights(folder).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12345\n")
+
+
+@case(INPUT, "model.safetensors is a link that leads nowhere")
+def weights_of_a_pruned_cache(folder):
+    weights(folder).unlink()
+    weights(folder).symlink_to("../blobs/abc")
+
+
 def foreign(words, *files):
     """A folder that holds nothing but these files."""
 

@@ -33,7 +33,7 @@ auto with_hint(const SourceOptions& options, Work&& work) {
   try {
     return work();
   } catch (const Error& error) {
-    const std::string hint = error.kind() == Kind::input ? foreign_hint(options.path) : "";
+    const std::string hint = error.kind() == Kind::input ? foreign_hint(options.path, true) : "";
     if (hint.empty()) throw;
     throw Error::again(Kind::input, error.what()).with(": " + hint);
   }
@@ -124,7 +124,7 @@ Found detect(const SourceOptions& wanted) {
   }
   if (!found) {
     const std::string looked_for = options.from.empty() ? dialect_names() : options.from;
-    const std::string hint = foreign_hint(options.path);
+    const std::string hint = foreign_hint(options.path, false);
     throw Error(Kind::input, options.path + ": no checkpoint of a format that reshard knows (" +
                                  looked_for + ")" + (hint.empty() ? "" : ": " + hint));
   }

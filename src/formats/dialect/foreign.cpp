@@ -55,7 +55,8 @@ std::string snapshots_of(const fs::path& folder) {
          " is a Hub cache: " + (paths.empty() ? "it has no snapshot" : "pass " + paths);
 }
 
-std::string hint_of_folder(const fs::path& folder) {
+/// `refused`: a format was found, and says itself what is wrong.
+std::string hint_of_folder(const fs::path& folder, bool refused) {
   const std::set<std::string> names = names_in(folder);
   const auto has = [&](const char* pattern) { return first_like(names, pattern).has_value(); };
   if (has("snapshots") && (has("blobs") || has("refs"))) return snapshots_of(folder);
@@ -79,11 +80,15 @@ std::string hint_of_folder(const fs::path& folder) {
       return (folder / *name).string() + " is a link that leads nowhere";
     }
   }
-  const bool indexed = has("*.index.json");
-  if (!indexed && (has("model-*.safetensors") || has("pytorch_model-*.bin"))) {
-    return folder.string() + " has weights in numbered files, but no index " +
-           (has("model-*.safetensors") ? "model.safetensors" : "pytorch_model.bin") +
-           ".index.json that names them";
+  if (has("model-*.safetensors") || has("pytorch_model-*.bin")) {
+    const std::string index =
+        std::string(has("model-*.safetensors") ? "model.safetensors" : "pytorch_model.bin") +
+        ".index.json";
+    if (names.count(index) == 0) {
+      return folder.string() + " has weights in numbered files, but no index " + index +
+             " that names them";
+    }
+    if (!refused) return (folder / index).string() + " names none of the weights";
   }
   if (has("tf_model*.h5")) {
     return folder.string() + " has TensorFlow's weights (tf_model.h5), which are not read";
@@ -106,7 +111,7 @@ bool names_no_folder(const fs::path& root) {
 
 }  // namespace
 
-std::string foreign_hint(const std::string& path) {
+std::string foreign_hint(const std::string& path, bool refused) {
   fs::path root(path);
   if (!root.has_filename()) root = root.parent_path();
   if (!fs::is_directory(root)) {
@@ -114,9 +119,10 @@ std::string foreign_hint(const std::string& path) {
       return root.string() + " is one file of a DeepSpeed checkpoint: pass its folder, " +
              root.parent_path().string();
     }
-    return root.filename() == "model_optim_rng.pt" ? hint_of_folder(root.parent_path()) : "";
+    return root.filename() == "model_optim_rng.pt" ? hint_of_folder(root.parent_path(), refused)
+                                                   : "";
   }
-  std::string hint = hint_of_folder(root);
+  std::string hint = hint_of_folder(root, refused);
   // What a training run writes: one folder for each step, beside a tracker.
   const bool is_tracked = fs::exists(root / "latest_checkpointed_iteration.txt");
   for (const std::string& name : names_in(root)) {
@@ -125,7 +131,7 @@ std::string foreign_hint(const std::string& path) {
     const bool step = name.starts_with("iter_") || name.starts_with("global_step") ||
                       name == "release" || name == "best_model";
     if (!step || !fs::is_directory(root / name, ignored)) continue;
-    hint = hint_of_folder(root / name);
+    hint = hint_of_folder(root / name, refused);
     if (hint.empty() && !is_tracked && fs::exists(root / name / ".metadata")) {
       hint =
           (root / name).string() + " is a torch_dist checkpoint, which no tracker names: pass it";

@@ -1,7 +1,9 @@
 #include "formats/dialect/megds_files.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "core/error.hpp"
 
@@ -103,9 +105,13 @@ void sort_models(MegdsFiles& files, Problems& problems) {
   files.pp = std::max<std::uint64_t>(1, files.models.size() / files.tp);
 }
 
-/// A file keeps the name that it was saved by in its archive when it is copied or renamed.
+/// A file keeps the name that it was saved by in its archive when it is copied or renamed. All may
+/// have been numbered anew, but not in another order.
 void check_names(const std::vector<FileIndex>& indices, Problems& problems) {
+  using Place = std::tuple<DeepSpeedFile::Kind, std::uint64_t, std::uint64_t, std::uint64_t>;
+  const auto place = [](const DeepSpeedFile& f) { return Place(f.kind, f.layer, f.tp, f.mp); };
   std::map<std::string, std::string> saved;
+  std::map<Place, std::pair<Place, std::string>> then;  // where a file is -> where it was, its name
   for (const FileIndex& index : indices) {
     const auto root = index.facts.at("root").get<std::string>();
     if (root.empty() || root == "archive") continue;
@@ -113,9 +119,19 @@ void check_names(const std::vector<FileIndex>& indices, Problems& problems) {
     if (!is_new) {
       problems.add(index.path + ": saved as " + root + ", as is " + at->second +
                    ": one rank's file lies here twice");
-    } else if (deepspeed_file(root + ".pt") && root + ".pt" != index.path) {
-      problems.add(index.path + ": saved as " + root + ".pt: was renamed, or files were swapped");
+      continue;
     }
+    const std::optional<DeepSpeedFile> now = deepspeed_file(index.path);
+    const std::optional<DeepSpeedFile> was = deepspeed_file(root + ".pt");
+    if (now && was) then[place(*now)] = {place(*was), index.path + ": saved as " + root};
+  }
+  std::pair<Place, std::string> before;
+  for (const auto& [now, was] : then) {
+    const bool is_same_kind = std::get<0>(before.first) == std::get<0>(was.first);
+    if (!before.second.empty() && is_same_kind && !(before.first < was.first)) {
+      problems.add(was.second + ", " + before.second + ": files were swapped");
+    }
+    before = was;
   }
 }
 
