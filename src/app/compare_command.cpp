@@ -72,15 +72,16 @@ int run_manifest(const Options& options, const mpi::Comm& comm) {
     throw Error(Kind::usage, "--manifest takes the place of B, and compares digests: bits");
   }
   const mpi::RolesReport r = mpi::compare_manifest(comm, options.a, options.manifest);
-  std::string text = lines_of("differs: ", r.findings) + r.unit + " and the manifest in " +
-                     r.manifest + ": digests of " + grouped(r.tensors) + " tensors compared, " +
-                     grouped(r.replicas) + " replicas held against their originals";
+  std::string text =
+      lines_of("differs: ", r.findings) + lines_of("padding, not compared: ", r.padding) + r.unit +
+      " and the manifest in " + r.manifest + ": digests of " + grouped(r.tensors) +
+      " tensors compared, " + grouped(r.replicas) + " replicas held against their originals";
   if (r.as_source > 0) text += ", " + grouped(r.as_source) + " with the conversion's source";
   text += r.findings.empty() ? ": equal\n" : ": different\n";
   const Json json = {{"equal", r.findings.empty()}, {"unit", r.unit},
                      {"manifest", r.manifest},      {"tensors", r.tensors},
                      {"as_source", r.as_source},    {"replicas", r.replicas},
-                     {"findings", r.findings}};
+                     {"padding", r.padding},        {"findings", r.findings}};
   Report(options.output, comm.rank() == 0).output(text, json);
   return r.findings.empty() ? 0 : static_cast<int>(Kind::verification);
 }

@@ -66,10 +66,14 @@ bool is_gone(const std::string& text) {
 }  // namespace
 
 bool Lock::take() {
-  constexpr int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
-  descriptor_ = ::open(path_.c_str(), flags | O_EXCL, 0666);
-  const bool is_new = descriptor_ >= 0;
-  if (!is_new && errno == EEXIST) descriptor_ = ::open(path_.c_str(), flags, 0666);
+  constexpr int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  bool is_new = false;
+  for (int tries = 0; tries < 100; ++tries) {  // the holder may remove it between our two calls
+    descriptor_ = ::open(path_.c_str(), flags | O_CREAT | O_EXCL, 0666);
+    is_new = descriptor_ >= 0;
+    if (!is_new && errno == EEXIST) descriptor_ = ::open(path_.c_str(), flags);
+    if (descriptor_ >= 0 || errno != ENOENT) break;
+  }
   if (descriptor_ < 0) fail(path_, errno);
   struct stat mine = {}, named = {};
   if (::fstat(descriptor_, &mine) != 0 || !S_ISREG(mine.st_mode)) {
@@ -82,7 +86,16 @@ bool Lock::take() {
       return true;
     }
   } else if (errno == ENOSYS || errno == EOPNOTSUPP || errno == ENOLCK) {
-    return is_new || has_ended(content(descriptor_));
+    has_flock_ = false;
+    const std::string text = content(descriptor_);
+    if (is_new || !has_ended(text)) return is_new;
+    // Of those who find it so at once, one moves it away.
+    const std::string away = path_ + "." + std::to_string(::getpid());
+    if (::rename(path_.c_str(), away.c_str()) != 0) return false;
+    ::unlink(away.c_str());
+    ::close(descriptor_);
+    stale_ = text;
+    return take();
   } else if (errno != EWOULDBLOCK && errno != EINTR) {
     const int error = errno;
     ::close(descriptor_);
@@ -101,11 +114,11 @@ Lock::Lock(const std::string& path, std::chrono::seconds patience) : path_(path)
     if (there.empty() && ++removed < 100) continue;
     if (std::chrono::steady_clock::now() >= end) {
       throw Error(Kind::usage, path + ": another conversion writes there now: " + there +
-                                   "; if that run has ended, remove this file");
+                                   (has_flock_ ? "" : "; if that run has ended, remove this file"));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  stale_ = content(descriptor_);
+  if (has_flock_) stale_ = content(descriptor_);
   if (!stale_.empty() && !is_gone(stale_)) {
     ::close(descriptor_);
     throw Error(Kind::usage, path + ": locked by " + stale_ +
@@ -116,6 +129,7 @@ Lock::Lock(const std::string& path, std::chrono::seconds patience) : path_(path)
   if (::ftruncate(descriptor_, 0) != 0 ||
       ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
     const int error = errno;
+    ::unlink(path.c_str());
     ::close(descriptor_);
     fail(path, error);
   }

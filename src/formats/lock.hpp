@@ -33,6 +33,7 @@ class Lock {
 
   std::string path_, stale_;
   int descriptor_ = -1;
+  bool has_flock_ = true;
 };
 
 }  // namespace reshard::formats

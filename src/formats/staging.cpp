@@ -116,7 +116,8 @@ std::string described(const std::string& folder) {
 void check_replaceable(const Staging& staging) {
   if (staging.unit != staging.root || !is_own_folder(staging.unit)) return;
   for (const auto& entry : fs::directory_iterator(staging.unit)) {
-    if (!is_own_folder(entry.path())) continue;
+    // .cache: what downloading from the Hub leaves.
+    if (!is_own_folder(entry.path()) || entry.path().filename() == ".cache") continue;
     throw Error(Kind::usage, staging.unit + ": holds the folder " +
                                  entry.path().filename().string() +
                                  ", no part of what would be written: --overwrite does not replace "
@@ -170,11 +171,13 @@ void check_place(const Staging& staging, bool overwrite) {
   }
   if (!fs::exists(staging.unit) || is_empty_folder(staging.unit)) return;
   const bool converted = fs::exists(fs::path(staging.unit) / manifest_name);
-  throw Error(Kind::usage, staging.unit +
-                               (converted ? ": was converted, but without a proof, or the "
-                                            "options, the source or a file of it have changed since"
-                                          : ": exists and is not empty") +
-                               "; --overwrite replaces it");
+  throw Error(Kind::usage,
+              staging.unit +
+                  (converted ? ": was converted, but without a proof or by another "
+                               "reshard, or the options, the source or a file of it have "
+                               "changed since"
+                             : ": exists and is not empty") +
+                  "; --overwrite replaces it");
 }
 
 std::string Staging::lock() const {

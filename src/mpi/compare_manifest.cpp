@@ -20,12 +20,13 @@ constexpr std::uint64_t tile_bytes = std::uint64_t{4} << 20;
 /// The manifest's tensors by their roles.
 using Roles = std::map<std::string, const formats::Manifest::Role*>;
 
-/// What of a tensor is compared: where the checkpoint does not tell its true vocabulary, the rows
+/// What of a tensor is compared: where nothing tells the checkpoint's true vocabulary, the rows
 /// that the manifest has, for the rest is padding.
-Box compared(const CanonicalTensor& tensor, const Roles& roles) {
+Box compared(const formats::Source& source, const CanonicalTensor& tensor, const Roles& roles) {
   Box box = formats::whole(tensor);
   const auto role = roles.find(tensor.role);
-  const bool has_rows = role != roles.end() && !tensor.factors.empty() &&
+  const bool is_told = source.config.is_object() && source.config.contains("vocab_size");
+  const bool has_rows = !is_told && role != roles.end() && !tensor.factors.empty() &&
                         tensor.factors.front() == "vocab" && !role->second->shape.empty();
   if (has_rows) box.extent[0] = std::min(box.extent[0], role->second->shape[0]);
   return box;
@@ -44,7 +45,7 @@ std::vector<Digest> digests_of(const Comm& comm, const formats::Source& source,
       if (is_padding(tensor.role)) continue;
       const std::uint64_t width = bytes(source.dtypes[t]);
       const Dims canonical = strides_of(tensor);
-      for (const Box& box : formats::cut_box(compared(tensor, roles), tile_bytes / width)) {
+      for (const Box& box : formats::cut_box(compared(source, tensor, roles), tile_bytes / width)) {
         if (next++ % comm.size() != comm.rank()) continue;
         const std::span<std::byte> to = buffer.take(box.elements() * width);
         reader.read(t, box, to);
@@ -128,7 +129,11 @@ RolesReport compare_manifest(const Comm& comm, const formats::SourceOptions& opt
       report.findings.push_back(tensor.role + ": is not in the manifest");
       continue;
     }
-    const Dims shape = compared(tensor, roles).extent;
+    const Dims shape = compared(source, tensor, roles).extent;
+    if (shape.size() > 0 && shape[0] < tensor.shape[0]) {
+      report.padding.push_back(tensor.role + ": " + std::to_string(tensor.shape[0] - shape[0]) +
+                               " rows beyond the manifest's vocabulary");
+    }
     const std::string what = difference(*wanted->second, {shape.begin(), shape.end()},
                                         source.dtypes[t], source.adds[t], digests[t], report);
     if (!what.empty()) report.findings.push_back(tensor.role + ": " + what);

@@ -16,6 +16,7 @@ struct RolesReport {
   std::uint64_t as_source =
       0;  ///< of them, equal to the conversion's source, which had other values
   std::uint64_t replicas = 0;         ///< copies held against their original
+  std::vector<std::string> padding;   ///< rows left out, one line a tensor
   std::vector<std::string> findings;  ///< one line a difference
 };
 

@@ -201,8 +201,9 @@ void grow(const Comm& comm, const ConvertOptions& options, const Wish& wish, con
     report.verified = true;
     phases.done("verify");
   }
+  const std::vector<Digest> samples = samples_of(comm, p);
   staged.add_manifest([&] {
-    formats::Manifest manifest = describe_manifest(p, wish, filtered);
+    formats::Manifest manifest = describe_manifest(p, wish, samples, filtered);
     if (options.verify) prove(manifest, geometry, moved, bytes);
     return manifest_text(manifest);
   });
@@ -267,9 +268,13 @@ ConvertReport convert(const Comm& comm, const ConvertOptions& options) {
   }
   report.memory = memory_bound(comm, options.memory, geometry, report);
 
+  std::string identity;
+  agree(comm, "describe", [&] {
+    if (comm.rank() == 0) identity = identity_of(p);
+  });
   StagedTarget staged(comm, p.staging,
-                      {geometry, p.target, p.layouts, identity_of(p), options.overwrite,
-                       options.resume, p.is_converted, options.io_threads});
+                      {geometry, p.target, p.layouts, identity, options.overwrite, options.resume,
+                       p.is_converted, options.io_threads});
   report.notes.insert(report.notes.end(), staged.notes().begin(), staged.notes().end());
   const auto publish = [&] {
     const std::string note = staged.publish();

@@ -159,9 +159,14 @@ std::string movement_of(const Prepared& prepared) {
 }
 
 std::string identity_of(const Prepared& prepared) {
+  const std::string inside = prepared.source.found.unit + "/";
+  const std::string unit = full(prepared.source.found.unit) + "/";
   Json source = Json::array();
-  for (const Stamp& stamp : prepared.stamps)
-    source.push_back({full(stamp.path), stamp.bytes, stamp.changed, stamp.placed});
+  for (const Stamp& stamp : prepared.stamps) {
+    const bool is_inside = stamp.path.starts_with(inside);
+    source.push_back({is_inside ? unit + stamp.path.substr(inside.size()) : full(stamp.path),
+                      stamp.bytes, stamp.changed, stamp.placed});
+  }
   return Json({{"source", source},
                {"movement", movement_of(prepared)},
                {"tile_bytes", prepared.geometry.tile_bytes}})

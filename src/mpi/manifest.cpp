@@ -10,6 +10,7 @@
 #include "core/version.hpp"
 #include "formats/file.hpp"
 #include "mpi/identity.hpp"
+#include "mpi/verify.hpp"
 
 namespace reshard::mpi {
 namespace {
@@ -18,7 +19,7 @@ namespace fs = std::filesystem;
 
 /// Digest of a few blocks of a file, spread over it by its size: enough to tell it from another
 /// model's of the same size.
-std::string sample_of(const Stamp& stamp, std::uint64_t files) {
+Digest sample_of(const Stamp& stamp, std::uint64_t files) {
   constexpr std::uint64_t block = 4096, most = 64, of_all = 1024;
   const std::uint64_t blocks = stamp.bytes / block;
   const std::uint64_t count = std::min(std::clamp<std::uint64_t>(of_all / files, 1, most), blocks);
@@ -31,29 +32,30 @@ std::string sample_of(const Stamp& stamp, std::uint64_t files) {
     file.read_at((first + random() % (last - first)) * block,
                  std::span(bytes).subspan(i * block, block));
   }
-  return digest_run(bytes, 1, 0).hex();
+  return digest_run(bytes, 1, 0);
 }
 
-/// Format, path, training state and files of the source.
-Json source_facts(const Prepared& p, const Wish& wish) {
+/// Format, path, training state and files of the source, these with samples if there are any.
+Json source_facts(const Prepared& p, const Wish& wish, const std::vector<Digest>& samples) {
   const std::string unit = fs::weakly_canonical(fs::absolute(p.source.found.unit)).string();
   const std::string inside = p.source.found.unit + "/";
   Json files = Json::array();
-  for (const Stamp& stamp : p.stamps) {
+  for (std::size_t f = 0; f < p.stamps.size(); ++f) {
+    const Stamp& stamp = p.stamps[f];
     const bool is_inside = stamp.path.starts_with(inside);
     const std::string path = is_inside ? stamp.path.substr(inside.size())
                                        : fs::weakly_canonical(fs::absolute(stamp.path)).string();
-    files.push_back(
-        {{"path", path}, {"bytes", stamp.bytes}, {"sample", sample_of(stamp, p.stamps.size())}});
+    files.push_back({{"path", path}, {"bytes", stamp.bytes}});
+    if (!samples.empty()) files.back()["sample"] = samples[f].hex();
   }
   return {{"format", p.source.found.dialect}, {"path", unit},
           {"training", p.source.training},    {"parallelism", to_json(p.source.parallelism)},
           {"options", to_json(wish.source)},  {"files", std::move(files)}};
 }
 
-Json facts_of_manifest(const Prepared& p, const Wish& wish) {
+Json facts_of_manifest(const Prepared& p, const Wish& wish, const std::vector<Digest>& samples) {
   return {{"reshard", version()},
-          {"source", source_facts(p, wish)},
+          {"source", source_facts(p, wish, samples)},
           {"target",
            {{"format", wish.target.to},
             {"parallelism", to_json(p.target.parallelism)},
@@ -131,7 +133,16 @@ std::optional<std::uint64_t> changed(const std::string& path, std::uint64_t byte
          static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
 }
 
-Earlier find_earlier(const Prepared& p, const Wish& wish) {
+/// What a manifest would be without samples; it may be anything.
+void drop_samples(Json& facts) {
+  const Json::json_pointer files("/source/files");
+  if (!facts.contains(files)) return;
+  for (Json& file : facts[files]) {
+    if (file.is_object()) file.erase("sample");
+  }
+}
+
+Earlier find_earlier(const Prepared& p, const Wish& wish, const std::vector<Digest>& samples) {
   const fs::path unit = p.staging.unit;
   if (!fs::is_regular_file(unit / formats::manifest_name)) return Earlier::other;
   std::string found;
@@ -141,8 +152,10 @@ Earlier find_earlier(const Prepared& p, const Wish& wish) {
   } catch (const Error&) {
     return Earlier::other;  // then the unit is as any other that is there
   }
-  const bool same =
-      there.proven && there.movement == movement_of(p) && there.facts == facts_of_manifest(p, wish);
+  Json facts = there.facts;
+  if (samples.empty()) drop_samples(facts);
+  const bool same = there.proven && there.movement == movement_of(p) &&
+                    facts == facts_of_manifest(p, wish, samples);
   if (!same) return Earlier::other;
   std::uint64_t first = ~std::uint64_t{0};  // of the target to be written
   for (const formats::Manifest::File& file : there.files) {
@@ -182,11 +195,24 @@ std::vector<formats::FileExtents> extents_of(const Geometry& geometry,
   return all;
 }
 
+std::vector<Digest> samples_of(const Comm& comm, const Prepared& p) {
+  std::vector<Digest> samples(p.stamps.size());
+  agree(comm, "source", [&] {
+    const auto ranks = static_cast<std::size_t>(comm.size());
+    for (auto f = static_cast<std::size_t>(comm.rank()); f < samples.size(); f += ranks) {
+      samples[f] = sample_of(p.stamps[f], samples.size());
+    }
+  });
+  sum(comm, samples);
+  return samples;
+}
+
 formats::Manifest describe_manifest(const Prepared& p, const Wish& wish,
+                                    const std::vector<Digest>& samples,
                                     const FilteredFiles& filtered) {
   const Geometry& geometry = p.geometry;
   formats::Manifest manifest;
-  manifest.facts = facts_of_manifest(p, wish);
+  manifest.facts = facts_of_manifest(p, wish, samples);
   manifest.movement = movement_of(p);
   for (const CanonicalTensor& tensor : geometry.model.tensors()) {
     manifest.tensors.push_back(
@@ -278,12 +304,18 @@ std::vector<bool> changed_tensors(const Geometry& geometry) {
 }
 
 Earlier earlier_conversion(const Comm& comm, const Prepared& prepared, const Wish& wish) {
-  std::uint64_t found = 0;
-  agree(comm, "manifest", [&] {
-    if (comm.rank() == 0) found = static_cast<std::uint64_t>(find_earlier(prepared, wish));
-  });
-  maximum(comm, {&found, 1});
-  return static_cast<Earlier>(found);
+  // Files are read only where all else that is known of them is the same.
+  const auto find = [&](const std::vector<Digest>& samples) {
+    std::uint64_t found = 0;
+    agree(comm, "manifest", [&] {
+      if (comm.rank() != 0) return;
+      found = static_cast<std::uint64_t>(find_earlier(prepared, wish, samples));
+    });
+    maximum(comm, {&found, 1});
+    return static_cast<Earlier>(found);
+  };
+  const Earlier earlier = find({});
+  return earlier == Earlier::other ? earlier : find(samples_of(comm, prepared));
 }
 
 }  // namespace reshard::mpi

@@ -14,8 +14,13 @@ namespace reshard::mpi {
 std::vector<formats::FileExtents> extents_of(const Geometry& geometry,
                                              const FilteredFiles& filtered);
 
-/// The manifest of a conversion, without digests.
+/// Collective. Digests of a few blocks of each file of the source, by its stamp: they tell another
+/// model of the same sizes.
+std::vector<Digest> samples_of(const Comm& comm, const Prepared& prepared);
+
+/// The manifest of a conversion, without digests of what it wrote.
 formats::Manifest describe_manifest(const Prepared& prepared, const Wish& wish,
+                                    const std::vector<Digest>& samples,
                                     const FilteredFiles& filtered);
 /// Adds what a verified conversion has proven: the digests of what was moved, summed over ranks,
 /// and the sums of the files' bytes.

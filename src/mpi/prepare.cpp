@@ -12,14 +12,17 @@
 namespace reshard::mpi {
 namespace {
 
-/// Error(usage) when a file of the source lies in the unit that would be replaced.
+/// Error(usage) when weights of the source lie in the unit that would be replaced.
 void check_apart(const Prepared& p) {
-  const std::string unit = std::filesystem::weakly_canonical(p.staging.unit).string() + "/";
-  for (const Stamp& stamp : p.stamps) {
-    const std::string file = std::filesystem::weakly_canonical(stamp.path).string();
-    if (!file.starts_with(unit)) continue;
-    throw Error(Kind::usage, stamp.path + ": is a link into " + p.staging.unit +
-                                 ", which --overwrite would replace");
+  namespace fs = std::filesystem;
+  if (!fs::is_directory(fs::symlink_status(p.staging.unit))) return;
+  const std::string unit = fs::weakly_canonical(p.staging.unit).string() + "/";
+  for (const SourceFile& file : p.geometry.sources) {
+    if (!file.content.empty() || file.chunks) continue;
+    const fs::path path = fs::path(p.source.found.unit) / file.path;
+    if (!fs::weakly_canonical(path).string().starts_with(unit)) continue;
+    throw Error(Kind::usage, path.string() + ": lies in " + p.staging.unit +
+                                 " by a link, which --overwrite would replace");
   }
 }
 

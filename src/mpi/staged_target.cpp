@@ -24,7 +24,8 @@ std::string difference(const std::string& theirs, const std::string& mine) {
   } catch (const Error&) {  // then it is no object
   }
   if (!a.is_object() || !a.contains("source")) return ", without a journal of its own";
-  if (a["source"] != b["source"]) return ", of another source or one that has changed since";
+  if (a["source"] != b["source"])
+    return ", of another source, or of one that was changed, put there or given other rights since";
   return a == b ? "" : ", with other options or by another reshard";
 }
 
@@ -85,7 +86,8 @@ void StagedTarget::find_earlier() {
   std::string others;
   for (const formats::Abandoned& left : formats::abandoned(staging_)) {
     const formats::Staging other{left.folder, staging_.unit, staging_.root, staging_.new_parents};
-    if (growth_.resume && !left.is_begun) {  // was killed before it wrote anything
+    if (growth_.resume && !left.is_begun &&
+        !left.published) {  // was killed before it wrote anything
       formats::discard(other);
       continue;
     }

@@ -102,22 +102,29 @@ std::vector<bool> readable_files(const std::string& unit, const formats::Manifes
   return readable;
 }
 
-/// Whether a loader may take a file for a part of a checkpoint, whatever the format of the rest.
-bool may_be_loaded(const fs::path& path) {
-  constexpr std::array patterns = {"*.safetensors", "*.bin",        "*.pt",         "*.pth",
-                                   "*.h5",          "*.hdf5",       "*.distcp",     "*.ckpt",
-                                   "*.gguf",        "*.pkl",        "*.index.json", "adapter_*",
-                                   ".metadata",     "metadata.json"};
+/// Whether a loader may take a file for a part of a checkpoint, whatever the format of the rest:
+/// by its name, in a folder of the checkpoint or in one of a rank.
+bool may_be_loaded(const fs::path& path, const std::set<fs::path>& folders) {
+  constexpr std::array patterns = {
+      "*.safetensors", "pytorch_model*.bin", "*.pt",      "*.h5",          "*.hdf5",
+      "*.distcp",      "*.index.json",       "adapter_*", "metadata.json", ".metadata"};
   const std::string name = path.filename().string();
-  return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const char* pattern) { return families::matches(pattern, name); });
+  const bool is_near =
+      folders.count(path.parent_path()) != 0 || path.begin()->string().starts_with("mp_rank_");
+  return is_near && std::any_of(patterns.begin(), patterns.end(), [&](const char* pattern) {
+           return families::matches(pattern, name);
+         });
 }
 
 /// What lies beside the files of the manifest: a finding where a loader may take it for part of
 /// the checkpoint.
 void look_beside(const std::string& unit, const formats::Manifest& manifest, ProofReport& report) {
   std::set<fs::path> known = {fs::path(formats::manifest_name)};
-  for (const formats::Manifest::File& file : manifest.files) known.insert(file.path);
+  std::set<fs::path> folders = {fs::path()};
+  for (const formats::Manifest::File& file : manifest.files) {
+    known.insert(file.path);
+    folders.insert(fs::path(file.path).parent_path());
+  }
   constexpr auto options = fs::directory_options::skip_permission_denied;
   for (const auto& entry : fs::recursive_directory_iterator(unit, options)) {
     const fs::path path = entry.path().lexically_relative(unit);
@@ -131,7 +138,7 @@ void look_beside(const std::string& unit, const formats::Manifest& manifest, Pro
     } else if (is_folder) {
       report.findings.push_back(path.string() +
                                 ": is a link to a folder, no part of the conversion");
-    } else if (may_be_loaded(path)) {
+    } else if (may_be_loaded(path, folders)) {
       report.findings.push_back(path.string() + ": is no file of the conversion");
     } else {
       report.notes.push_back(path.string() + " is no file of the conversion and was not looked at");
@@ -139,29 +146,36 @@ void look_beside(const std::string& unit, const formats::Manifest& manifest, Pro
   }
 }
 
-/// Whether a tracker's text leads to a unit; "_all_dp" ends those of Merak's data parallel runs.
-bool leads_to(const std::string& text, const std::string& unit) {
+/// The folders that a tracker's text may mean; "_all_dp" ends those of Merak's data parallel runs.
+std::vector<std::string> units_of(const std::string& text) {
   const bool is_number = !text.empty() && text.size() < 19 &&
                          text.find_first_not_of("0123456789") == std::string::npos;
-  const std::string name = is_number ? formats::iteration_folder(std::stoull(text)) : text;
-  const std::string all_dp = text == "release" ? formats::iteration_folder(0) : name;
-  return unit == name || unit == all_dp + "_all_dp";
+  const std::string iteration =
+      formats::iteration_folder(is_number ? std::stoull(text) : std::uint64_t{0});
+  if (is_number) return {iteration, iteration + "_all_dp", "global_step" + text};
+  if (text == "release") return {text, iteration + "_all_dp"};
+  return {text};
 }
 
 /// Where the folder above a unit was named: what its tracker says, which loaders follow.
 void look_above(const std::string& named, const std::string& unit, ProofReport& report) {
   std::error_code ignored;
   if (fs::equivalent(named, unit, ignored)) return;
+  const std::string name = fs::path(unit).filename().string();
   for (const char* tracker : {"latest_checkpointed_iteration.txt", "latest"}) {
     const fs::path path = fs::path(named) / tracker;
     if (!fs::is_regular_file(path, ignored)) continue;
     constexpr std::uint64_t most = 4096;
     std::string text = formats::read_text(path.string(), most);
     text.erase(std::min(text.find_last_not_of(" \n\r\t") + 1, text.size()));
-    const std::string name = fs::path(unit).filename().string();
-    if (leads_to(text, name)) continue;
-    report.findings.push_back(std::string(tracker) + ": names '" + text + "', not " + name +
-                              ", the one conversion that is there");
+    const std::vector<std::string> units = units_of(text);
+    if (std::find(units.begin(), units.end(), name) != units.end()) continue;
+    const bool is_there = std::any_of(units.begin(), units.end(), [&](const std::string& other) {
+      return !other.empty() && fs::is_directory(fs::path(named) / other, ignored);
+    });
+    const std::string line = std::string(tracker) + ": names '" + text + "', not " + name +
+                             ", the one conversion that is there";
+    (is_there ? report.notes : report.findings).push_back(line);
   }
 }
 

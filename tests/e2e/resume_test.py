@@ -242,7 +242,7 @@ def check_others(conversion, checks):
         before = file.stat()
         os.utime(file)
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert "changed since" in conversion.fails(1, "--resume")
+        assert "given other rights since" in conversion.fails(1, "--resume")
         assert conversion.left(), "what was done is gone"
     conversion.clear()
 

@@ -106,7 +106,7 @@ def target_that_is_the_output_of_a_training(folder):
     (folder.parent / "target" / "checkpoint-500").mkdir()
 
 
-@case(USAGE, "is a link into", "model.safetensors", flags=("--to", "hf-bin", "--overwrite"))
+@case(USAGE, "lies in", "by a link", "model.safetensors", flags=("--to", "hf-bin", "--overwrite"))
 def source_that_links_into_the_target(folder):
     shutil.copytree(folder, folder.parent / "target")
     weights(folder).unlink()

@@ -175,6 +175,17 @@ def check_roots(bench, checks, source):
             assert len(report["findings"]) == 1 and "latest_checkpointed_iteration.txt: names" in report["findings"][0], report
             assert bench.json("verify", root / "iter_0000007")["proven"]
         tracker.write_text("7")
+    with checks.case("a tracker of another iteration that is there is told"):
+        (root / "iter_0000009").mkdir()
+        tracker.write_text("9")
+        assert "names '9'" in bench.json("verify", root)["notes"][0]
+        (root / "iter_0000009").rmdir()
+        tracker.write_text("7")
+    with checks.case("DeepSpeed's folder of a step by Megatron's tracker"):
+        steps = bench.scratch / "steps"
+        bench.reshard.convert(pathlib.Path(__file__).parents[1] / "data" / "huggingface" / "gpt2" / "hf", steps, "--to", "megatron-deepspeed")
+        (steps / "latest_checkpointed_iteration.txt").write_text("0")
+        assert bench.json("verify", steps)["proven"]
     with checks.case("a release beside a run's iterations leaves the tracker"):
         notes = bench.json("convert", source, root, "--to", "megatron", "--for-release")["notes"]
         assert any("names iteration 7 and was left so" in note for note in notes) and tracker.read_text() == "7", notes
@@ -236,6 +247,15 @@ def check_compare(bench, checks, source, target):
         bench.reshard.convert(pathlib.Path(__file__).parents[1] / "data" / "deepspeed" / "megds-llama" / "tp2-pp2-dp2", padded, "--to", "megatron", "--tp", 2)
         report = bench.json("compare", padded, "--manifest", padded)
         assert report["equal"] and report["tensors"] > 10, report
+    with checks.case("rows beyond it are none where the checkpoint tells its own"):
+        fewer = bench.scratch / "fewer"
+        bench.reshard.convert(padded, fewer, "--to", "hf", "--vocab-size", 150)
+        report = bench.json("compare", padded, "--manifest", fewer)
+        assert report["equal"] and len(report["padding"]) == 2 and "rows beyond" in report["padding"][0], report
+        whole = bench.scratch / "whole"
+        bench.reshard.convert(padded, whole, "--to", "hf")
+        findings = bench.json("compare", whole, "--manifest", fewer, code=DIFFERENT)["findings"]
+        assert len(findings) == 2 and all("shape [" in line and "wanted [150, " in line for line in findings), findings
     with checks.case("another dtype is no proof"):
         report = bench.json("compare", half, "--manifest", target, code=DIFFERENT)
         assert report["tensors"] == 0 and "dtype F16, wanted BF16" in report["findings"][0], report

@@ -26,7 +26,12 @@ std::set<std::string> names_in(const fs::path& folder) {
 
 bool is_there(const fs::path& path) {
   std::error_code ignored;
-  return fs::exists(path, ignored);
+  return fs::status(path, ignored).type() != fs::file_type::not_found;
+}
+
+bool is_regular(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(path, ignored);
 }
 
 /// The first of the names that fits a pattern.
@@ -64,7 +69,7 @@ std::string hint_of_folder(const fs::path& folder, bool refused) {
     return folder.string() + " is the folder of one rank: pass the folder above, " +
            folder.parent_path().string();
   }
-  if (fs::exists(folder / "weights" / ".metadata")) {
+  if (is_regular(folder / "weights" / ".metadata")) {
     return folder.string() + " keeps its weights one level down: pass " +
            (folder / "weights").string();
   }
@@ -138,7 +143,7 @@ std::string foreign_hint(const std::string& path, bool refused) {
     }
   }
   const std::optional<std::string> step = first_like(names_in(root), "global_step*");
-  if (hint.empty() && step && !is_there(root / "latest")) {
+  if (hint.empty() && !refused && step && !is_there(root / "latest")) {
     hint = "no file " + (root / "latest").string() + " names a folder: pass " +
            (root / *step).string();
   }

@@ -41,10 +41,12 @@ bool holds_tensor(const Json& value) {
 
 /// Whether objects of a class are values, which nothing happens for when a pickle is loaded.
 bool is_plain_class(const std::string& name) {
-  constexpr std::array known = {"argparse.Namespace", "collections.OrderedDict", "signal.Signals",
-                                "builtins.set",       "builtins.frozenset",      "torch.device",
-                                "torch.Size",         "pathlib.PosixPath"};
+  constexpr std::array known = {
+      "argparse.Namespace", "collections.OrderedDict", "signal.Signals",
+      "builtins.set",       "builtins.frozenset",      "torch.device",
+      "torch.Size",         "datetime.timedelta",      "datetime.datetime"};
   if (std::find(known.begin(), known.end(), name) != known.end()) return true;
+  if (families::matches("pathlib.*Path", name)) return true;
   return families::matches("megatron.*enums.*", name) &&
          name.find('.', name.rfind("enums.") + 6) == std::string::npos;
 }
@@ -58,9 +60,10 @@ std::string runnable_in(const Json& value) {
     const Json name = value.value(tag == "object" ? "class" : "name", Json());
     if (!name.is_string()) return "a class that is made";
     const auto text = name.get<std::string>();
-    const bool is_dtype =
-        tag == "global" && text.starts_with("torch.") && dtype_of_torch_name(text.substr(6));
-    if (!is_dtype && !is_plain_class(text)) return text;
+    const bool is_named =
+        tag == "global" && (families::matches("signal.SIG*", text) ||
+                            (text.starts_with("torch.") && dtype_of_torch_name(text.substr(6))));
+    if (!is_named && !is_plain_class(text)) return text;
   }
   for (const Json& each : value) {
     if (std::string found = runnable_in(each); !found.empty()) return found;
@@ -264,8 +267,8 @@ void drop_runnable(Json& args, const std::string& name, std::vector<std::string>
       ++member;
       continue;
     }
-    dropped.push_back(name + "." + member.key() + ", in which is an object of " + found +
-                      ": whoever loads it runs that");
+    dropped.push_back(name + "." + member.key() + ", in which is " + found +
+                      ": whoever loads it imports or runs that");
     member = args.erase(member);
   }
 }
