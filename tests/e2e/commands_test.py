@@ -247,12 +247,23 @@ def check_plan(source, flags, reshard, scratch, ranks):
     assert "--overwrite" in said, said
 
 
+def check_size_limit(source, reshard, scratch):
+    """A limit of file sizes is an error of the write; nothing is left, nor the folders above."""
+    target = pathlib.Path(scratch, "new", "folders", "target")
+    command = ["bash", "-c", 'ulimit -f 20; exec "$@"', "-", reshard.binary, "convert", source, target, "--to", "hf"]
+    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4 and "File too large" in done.stderr, f"exit {done.returncode}: {done.stderr}"
+    assert not pathlib.Path(scratch, "new").exists()
+
+
 def main(arguments):
     binary, mpiexec, data, *names = arguments
     reshard, checks = Reshard(binary, mpiexec), Checks()
     llama = pathlib.Path(data, "megatron", "llama-gqa")
     with tempfile.TemporaryDirectory() as scratch:
         check_help(reshard, checks)
+        with checks.case("a limit of file sizes"):
+            check_size_limit(llama / "torch-tp2-pp2", reshard, scratch)
         for case in huggingface_cases(data, names):
             with checks.case(f"{case.name}: inspect"):
                 check_inspect_huggingface(case, reshard)
