@@ -71,6 +71,22 @@ std::string runnable_in(const Json& value) {
   return "";
 }
 
+/// Leaves out the members in which `find` finds something, and tells what.
+template <class Find>
+void drop_members(Json& args, const std::string& name, std::vector<std::string>& dropped,
+                  Find&& find) {
+  if (!args.is_object()) return;
+  for (auto member = args.begin(); member != args.end();) {
+    const std::string found = find(member.value());
+    if (found.empty()) {
+      ++member;
+      continue;
+    }
+    dropped.push_back(name + "." + member.key() + ", in which is " + found);
+    member = args.erase(member);
+  }
+}
+
 }  // namespace
 
 void Problems::add(std::string text) {
@@ -248,29 +264,16 @@ std::vector<std::string> dropped_buffers(
 }
 
 void drop_tensors(Json& args, const std::string& name, std::vector<std::string>& dropped) {
-  if (!args.is_object()) return;
-  for (auto member = args.begin(); member != args.end();) {
-    if (!holds_tensor(member.value())) {
-      ++member;
-      continue;
-    }
-    dropped.push_back(name + "." + member.key() + ", in which is a tensor");
-    member = args.erase(member);
-  }
+  drop_members(args, name, dropped, [](const Json& value) {
+    return std::string(holds_tensor(value) ? "a tensor" : "");
+  });
 }
 
 void drop_runnable(Json& args, const std::string& name, std::vector<std::string>& dropped) {
-  if (!args.is_object()) return;
-  for (auto member = args.begin(); member != args.end();) {
-    const std::string found = runnable_in(member.value());
-    if (found.empty()) {
-      ++member;
-      continue;
-    }
-    dropped.push_back(name + "." + member.key() + ", in which is " + found +
-                      ": whoever loads it imports or runs that");
-    member = args.erase(member);
-  }
+  drop_members(args, name, dropped, [](const Json& value) {
+    const std::string found = runnable_in(value);
+    return found.empty() ? found : found + ": whoever loads it imports or runs that";
+  });
 }
 
 void settle_dtypes(Source& source, Problems& problems) {
