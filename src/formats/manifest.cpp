@@ -8,6 +8,7 @@
 #include "core/checked_json.hpp"
 #include "core/error.hpp"
 #include "formats/container/crc32.hpp"
+#include "formats/dialect/foreign.hpp"
 #include "formats/file.hpp"
 
 namespace reshard::formats {
@@ -258,9 +259,7 @@ Manifest find_manifest(const std::string& folder, std::string& unit) {
     found.push_back(folder);
   } else {
     for (const auto& entry : fs::directory_iterator(folder)) {
-      const std::string name = entry.path().filename().string();
-      const bool is_unit = name.starts_with("iter_") || name.starts_with("global_step") ||
-                           name == "release" || name == "best_model";
+      const bool is_unit = is_unit_name(entry.path().filename().string());
       if (is_unit && has_one(entry.path())) found.push_back(entry.path());
     }
   }

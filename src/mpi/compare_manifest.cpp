@@ -114,13 +114,13 @@ RolesReport compare_manifest(const Comm& comm, const formats::SourceOptions& opt
     }
   });
   report.unit = source.found.unit;
-  Roles left;
+  Roles roles;
   for (const formats::Manifest::Role& role : manifest.tensors) {
-    if (!is_padding(role.role)) left[role.role] = &role;
+    if (!is_padding(role.role)) roles[role.role] = &role;
   }
   report.findings = differing_hyperparameters(manifest, source);
-  const std::vector<Digest> digests = digests_of(comm, source, left);
-  const Roles roles = left;
+  const std::vector<Digest> digests = digests_of(comm, source, roles);
+  Roles left = roles;  // that the checkpoint has not
   for (std::uint32_t t = 0; t < digests.size(); ++t) {
     const CanonicalTensor& tensor = source.model[t];
     if (is_padding(tensor.role)) continue;

@@ -116,6 +116,11 @@ bool names_no_folder(const fs::path& root) {
 
 }  // namespace
 
+bool is_unit_name(std::string_view name) {
+  return name.starts_with("iter_") || name.starts_with("global_step") || name == "release" ||
+         name == "best_model";
+}
+
 std::string foreign_hint(const std::string& path, bool refused) {
   fs::path root(path);
   if (!root.has_filename()) root = root.parent_path();
@@ -133,9 +138,7 @@ std::string foreign_hint(const std::string& path, bool refused) {
   for (const std::string& name : names_in(root)) {
     if (!hint.empty()) break;
     std::error_code ignored;
-    const bool step = name.starts_with("iter_") || name.starts_with("global_step") ||
-                      name == "release" || name == "best_model";
-    if (!step || !fs::is_directory(root / name, ignored)) continue;
+    if (!is_unit_name(name) || !fs::is_directory(root / name, ignored)) continue;
     hint = hint_of_folder(root / name, refused);
     if (hint.empty() && !is_tracked && fs::exists(root / name / ".metadata")) {
       hint =
