@@ -46,11 +46,6 @@ class Words {
   std::vector<std::uint64_t> words_;
 };
 
-/// A path as every run spells it.
-std::string full(const std::string& path) {
-  return std::filesystem::weakly_canonical(std::filesystem::absolute(path)).string();
-}
-
 void add_source(const Geometry& geometry, Words& words) {
   for (const SourceFile& file : geometry.sources) {
     words.add(file.path);
@@ -73,7 +68,7 @@ void add_filtered(const formats::FileDescription& file, Words& words) {
   for (const formats::FileDescription& inner : file.inner) {
     words.add(inner.path);
     words.add(inner.content);
-    words.add(inner.copied_from.empty() ? "" : full(inner.copied_from));
+    words.add(inner.copied_from.empty() ? "" : full_path(inner.copied_from));
     words.add(inner.copied_offset);
   }
 }
@@ -85,7 +80,7 @@ void add_target(const Prepared& p, Words& words) {
     if (p.target.files[f].is_filtered()) add_filtered(p.target.files[f], words);
     for (const formats::FileLayout::Copy& copy : p.layouts[f].copies) {
       words.add(copy.offset);
-      words.add(full(copy.from));
+      words.add(full_path(copy.from));
       words.add(copy.from_offset);
     }
     for (const formats::FileLayout::Literal& literal : p.layouts[f].literals) {
@@ -123,12 +118,17 @@ std::vector<std::string> paths_of(const Prepared& p) {
 
 }  // namespace
 
+std::string full_path(const std::string& path) {
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(path)).string();
+}
+
+std::uint64_t nanoseconds(const timespec& time) {
+  return static_cast<std::uint64_t>(time.tv_sec) * 1000000000U +
+         static_cast<std::uint64_t>(time.tv_nsec);
+}
+
 std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared) {
   const std::vector<std::string> paths = paths_of(prepared);
-  const auto time = [](const timespec& at) {
-    return static_cast<std::uint64_t>(at.tv_sec) * 1000000000U +
-           static_cast<std::uint64_t>(at.tv_nsec);
-  };
   std::vector<std::uint64_t> numbers(3 * paths.size(), 0);
   agree(comm, "source", [&] {
     const auto ranks = static_cast<std::size_t>(comm.size());
@@ -139,8 +139,8 @@ std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared) {
                     paths[f] + ": " + std::error_code(errno, std::generic_category()).message());
       }
       numbers[3 * f] = static_cast<std::uint64_t>(status.st_size);
-      numbers[3 * f + 1] = time(status.st_mtim);
-      numbers[3 * f + 2] = time(status.st_ctim);
+      numbers[3 * f + 1] = nanoseconds(status.st_mtim);
+      numbers[3 * f + 2] = nanoseconds(status.st_ctim);
     }
   });
   sum(comm, numbers);
@@ -160,11 +160,11 @@ std::string movement_of(const Prepared& prepared) {
 
 std::string identity_of(const Prepared& prepared) {
   const std::string inside = prepared.source.found.unit + "/";
-  const std::string unit = full(prepared.source.found.unit) + "/";
+  const std::string unit = full_path(prepared.source.found.unit) + "/";
   Json source = Json::array();
   for (const Stamp& stamp : prepared.stamps) {
     const bool is_inside = stamp.path.starts_with(inside);
-    source.push_back({is_inside ? unit + stamp.path.substr(inside.size()) : full(stamp.path),
+    source.push_back({is_inside ? unit + stamp.path.substr(inside.size()) : full_path(stamp.path),
                       stamp.bytes, stamp.changed, stamp.placed});
   }
   return Json({{"source", source},

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,11 @@ namespace reshard::mpi {
 
 /// Collective. The stamps of all files of the source and of those that travel along.
 std::vector<Stamp> stamps_of(const Comm& comm, const Prepared& prepared);
+
+/// A path as every run spells it: absolute, without links.
+std::string full_path(const std::string& path);
+/// A time of a file in ns.
+std::uint64_t nanoseconds(const timespec& time);
 
 /// Digest of all that decides a target's bytes but the numbers of the source: options, tables,
 /// headers, where every element comes from and goes to.

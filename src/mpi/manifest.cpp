@@ -37,14 +37,13 @@ Digest sample_of(const Stamp& stamp, std::uint64_t files) {
 
 /// Format, path, training state and files of the source, these with samples if there are any.
 Json source_facts(const Prepared& p, const Wish& wish, const std::vector<Digest>& samples) {
-  const std::string unit = fs::weakly_canonical(fs::absolute(p.source.found.unit)).string();
+  const std::string unit = full_path(p.source.found.unit);
   const std::string inside = p.source.found.unit + "/";
   Json files = Json::array();
   for (std::size_t f = 0; f < p.stamps.size(); ++f) {
     const Stamp& stamp = p.stamps[f];
     const bool is_inside = stamp.path.starts_with(inside);
-    const std::string path = is_inside ? stamp.path.substr(inside.size())
-                                       : fs::weakly_canonical(fs::absolute(stamp.path)).string();
+    const std::string path = is_inside ? stamp.path.substr(inside.size()) : full_path(stamp.path);
     files.push_back({{"path", path}, {"bytes", stamp.bytes}});
     if (!samples.empty()) files.back()["sample"] = samples[f].hex();
   }
@@ -129,8 +128,7 @@ std::optional<std::uint64_t> changed(const std::string& path, std::uint64_t byte
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != bytes) {
     return std::nullopt;
   }
-  return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1000000000U +
-         static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
+  return nanoseconds(status.st_mtim);
 }
 
 /// What a manifest would be without samples; it may be anything.
